@@ -1,0 +1,2 @@
+#define SCAN_VARIANT avx2
+#include "scan_kernel.h"

@@ -1,0 +1,2 @@
+#define SCAN_VARIANT avx512
+#include "scan_kernel.h"

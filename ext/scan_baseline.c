@@ -1,0 +1,2 @@
+#define SCAN_VARIANT baseline
+#include "scan_kernel.h"
