@@ -68,7 +68,8 @@ def blake3_library():
         sources += [folder / f"blake3_{isa}_x86-64_unix.S" for isa in ("sse2", "sse41", "avx2", "avx512")]
     elif platform.machine().lower() in ("aarch64", "arm64"):
         sources += [folder / "blake3_neon.c"]
-    return {"sources": [str(s) for s in sources], "include_dirs": [str(folder)], "cflags": ["-O3", "-fvisibility=hidden"]}
+    cflags = ["-O3", "-fvisibility=hidden"]
+    return {"sources": [str(s) for s in sources], "include_dirs": [str(folder)], "cflags": cflags}
 
 
 def which(program):
@@ -107,6 +108,7 @@ def extensions():
             libraries=[*libraries, *(system_blake3 if name in ("scan", "cpu") else [])],
             extra_compile_args=CFLAGS,
             extra_link_args=LDFLAGS,
+            depends=["setup.py", *sorted(str(path) for path in Path("ext").glob("*.[ch]"))],
         )
         for name, libraries in KERNELS.items()
         if (ROOT / f"ext/{name}.pyx").exists()
@@ -127,7 +129,10 @@ class BuildLibraries(build_clib):
         for header, package in HEADERS.items():
             probe = subprocess.run(
                 [*self.compiler.compiler_so, *(f"-I{d}" for d in self.python_includes()), "-E", "-x", "c", "-"],
-                input=f"#include <{header}>\n", text=True, capture_output=True, check=False,
+                input=f"#include <{header}>\n",
+                text=True,
+                capture_output=True,
+                check=False,
             )
             if probe.returncode:
                 missing.append(f"{header} (Debian package {package})")
@@ -160,6 +165,7 @@ class BuildExtensions(build_ext):
             },
         )
         super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
 
 class BuildPython(build_py):
@@ -193,6 +199,8 @@ def generate_stubs(protos, target):
         if path.suffix == ".pyi":
             text = re.sub(rf"(?<![\w.])({packages})\.(?=[\w.]*_pb2)", r"service._pb.\1.", text)
             text = text.replace("service._pb.service._pb.", "service._pb.")
+            # Abstract only for type checkers: the generated base answers UNIMPLEMENTED.
+            text = re.sub(r"^ *@abc\.abstractmethod\n", "", text, flags=re.M)
         path.write_text(text)
     for folder in [target, *(path for path in target.rglob("*") if path.is_dir() and path.name != "__pycache__")]:
         (folder / "__init__.py").write_text('"""Generated from proto/ at build time."""\n')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import Self
 
 from dataplane.byte_reader import ByteReader
 
@@ -45,7 +46,7 @@ class ImageSource(ABC):
         for reader in self.readers:
             reader.close()
 
-    def __enter__(self) -> ImageSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -14,7 +14,8 @@ from array import array
 import os
 
 
-cdef int pread_some(int fd, uint8_t* target, int64_t wanted, int64_t enough, int64_t offset, int64_t* got) noexcept nogil:
+cdef int pread_some(int fd, uint8_t* target, int64_t wanted, int64_t enough, int64_t offset,
+                    int64_t* got) noexcept nogil:
     """Read up to `wanted` bytes, at least `enough`; return 0, an errno, or END_OF_FILE, and how many came in `got`.
 
     Interrupted and short reads are resumed.
@@ -112,7 +113,8 @@ def write_ranges(int fd, const int64_t[:, ::1] ranges not None, const uint8_t[::
 
 
 def data_ranges(int fd, int64_t offset, int64_t end, Py_ssize_t limit):
-    """Return up to `limit` ranges of `fd` that hold data in `[offset, end)` as a memoryview of int64 rows (offset, length).
+    """Return up to `limit` ranges of `fd` that hold data in `[offset, end)` as a memoryview of int64 rows (offset,
+    length).
 
     Rows are sorted, disjoint and clipped; what lies between them is a hole. A file system (or device) that cannot say
     yields the whole range as one row. Raises ValueError for bad bounds and OSError for anything but "no more data".

@@ -18,8 +18,9 @@ LEVEL_MAX = ZSTD_maxCLevel()
 cdef class Encoder:
     """One thread's compressor. Not safe for concurrent use.
 
-    `level` is a zstd level from LEVEL_MIN to LEVEL_MAX, or None to store everything as it is. A chunk that zstd does not
-    make smaller is stored as it is, so an encoded chunk is never longer than the plain one, and equal lengths mean raw.
+    `level` is a zstd level from LEVEL_MIN to LEVEL_MAX, or None to store everything as it is. A chunk that zstd does
+    not make smaller is stored as it is, so an encoded chunk is never longer than the plain one, and equal lengths
+    mean raw.
     """
 
     cdef ZSTD_CCtx* zstd
@@ -62,10 +63,10 @@ cdef class Encoder:
         cdef Py_ssize_t made = 0
         cdef size_t used = 0
         cdef Py_ssize_t i
-        if chunk_size < 1 or plain.shape[0] < count * chunk_size or digests.shape[0] != 32 * count:
+        if chunk_size < 1 or plain.shape[0] // chunk_size < count or digests.shape[0] != 32 * count:
             raise ValueError(f"{count} chunks of {chunk_size} bytes do not fit {plain.shape[0]} bytes of data "
                              f"and {digests.shape[0]} bytes of digests")
-        if encoded.shape[0] < count * chunk_size or ids.shape[0] < 32 * count or lengths.shape[0] < count:
+        if encoded.shape[0] // chunk_size < count or ids.shape[0] < 32 * count or lengths.shape[0] < count:
             raise ValueError(f"{count} chunks of {chunk_size} bytes need more room than {encoded.shape[0]} bytes, "
                              f"{ids.shape[0]} bytes of ids and {lengths.shape[0]} lengths")
         with nogil:

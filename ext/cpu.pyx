@@ -63,7 +63,8 @@ def machine() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the C libraries: linked ones as they report themselves, headers as they were compiled in."""
+    """Return the versions of the C libraries: linked ones as they report themselves, headers as they were compiled
+    in."""
     cdef unsigned int xxh = XXH_VERSION_NUMBER
     return {
         "blake3": blake3_version().decode(),

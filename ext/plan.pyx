@@ -37,9 +37,9 @@ cdef const char* fault(const ExtentRow* row, int64_t expected_offset, int64_t de
 cdef class Plan:
     """A checked batch of extents, cut into windows of `window_size` bytes that hold data.
 
-    `batch` is what ``ImageSource.extents`` yields; it stays borrowed for the life of the plan. Windows start at multiples
-    of `window_size` and hold at least one DATA row; holes and zeros between them cost nothing. No compressed row may
-    decode to more than `decoded_size_max` bytes.
+    `batch` is what ``ImageSource.extents`` yields; it stays borrowed for the life of the plan. Windows start at
+    multiples of `window_size` and hold at least one DATA row; holes and zeros between them cost nothing. No
+    compressed row may decode to more than `decoded_size_max` bytes.
 
     Raises ValueError when a row does not start where the one before it ends, is not a byte range, or asks for
     something out of bounds: a defect of the format that made it, since formats check what they read.
@@ -112,11 +112,13 @@ cdef class Plan:
                             break
                         run = &self.runs[self.run_count - 1]
                     run.last = i + 1
+                    if stop - start <= self.window_size:
+                        continue
                     start += self.window_size
-                if start < stop:
-                    enough = self.add_run(start, (stop - start + self.window_size - 1) // self.window_size, i)
-                    if not enough:
-                        break
+                # Counted so that no sum leaves 64 bits, however near to their end a row lies.
+                enough = self.add_run(start, 1 + (stop - start - 1) // self.window_size, i)
+                if not enough:
+                    break
         if not enough:
             raise MemoryError(f"no memory for a plan of {self.run_count} runs of windows")
         if self.run_count:
@@ -173,6 +175,18 @@ cdef class Plan:
             raise IndexError(f"window {index} of a plan with {self.window_count}")
         cdef PlanWindow window = self.locate(index)
         return window.offset, window.length
+
+    def readers(self) -> list[int]:
+        """Return the indexes of the readers that DATA rows name, ascending."""
+        cdef const ExtentRow* rows = self.rows()
+        cdef int64_t last = -1
+        cdef set found = set()
+        cdef Py_ssize_t i
+        for i in range(self.batch.shape[0]):
+            if rows[i].kind == DATA_EXTENT and rows[i].reader != last:
+                last = rows[i].reader
+                found.add(last)
+        return sorted(found)
 
     def source_ranges(self, Py_ssize_t index) -> list[tuple[int, int, int]]:
         """Return the (reader, offset, length) that window `index` reads, in the order of its rows. Raises IndexError.

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, qsort, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from dataplane._native.plan cimport DATA_EXTENT, HOLE_EXTENT, ExtentRow
 from dataplane._native.codec cimport RAW, ZSTD
@@ -67,7 +67,8 @@ cdef uint8_t[32] ZERO_ID
 
 
 class RunCorrupt(Exception):
-    """A block of a run file does not match its checksum. `run` is the index of the run, `offset` the block's place in it."""
+    """A block of a run file does not match its checksum. `run` is the index of the run, `offset` the block's place in
+    it."""
 
     def __init__(self, run: int, offset: int) -> None:
         super().__init__(f"run {run} at {offset}")
@@ -76,7 +77,8 @@ class RunCorrupt(Exception):
 
 
 cdef class RunBuilder:
-    """Gathers the entries of one run. Not safe for concurrent use; memory is 48 to 72 bytes an entry, twice that to sort."""
+    """Gathers the entries of one run. Not safe for concurrent use; memory is 48 to 72 bytes an entry, twice that to
+    sort."""
 
     cdef dp_run_entry* entries
     cdef Py_ssize_t count
@@ -109,8 +111,8 @@ cdef class RunBuilder:
             self.entries = entry
             self.room = room
         for i in range(more):
-            if offset + stored_lengths[i] > UINT32_MAX:
-                raise ValueError(f"chunk {i} ends at {offset + stored_lengths[i]}, past what an entry can say")
+            if offset > UINT32_MAX or offset + stored_lengths[i] > UINT32_MAX:
+                raise ValueError(f"chunk {i} at {offset} ends past what an entry can say")
             entry = self.entries + self.count + i
             memcpy(entry.id, &ids[32 * i], 32)
             entry.pack = pack
@@ -170,8 +172,8 @@ cdef class Run:
     """One mapped run file, looked up in place; each 64 KiB block is checked against its checksum when first touched.
 
     `data` is the whole file; the offsets come from its header, and the caller has checked the header and the table of
-    checksums. `covered` is how many bytes from the start the checksums guard. Raises ValueError for sections that leave the
-    file or the guarded part.
+    checksums. `covered` is how many bytes from the start the checksums guard. Raises ValueError for sections that
+    leave the file or the guarded part.
     """
 
     cdef const uint8_t[::1] data
@@ -328,7 +330,8 @@ cdef class RunSet:
         return found, stored_bytes
 
     def find(self, const uint8_t[::1] id not None) -> tuple[int, int, int, int] | None:
-        """Return (pack, offset, stored length, plain length) of one id, in bytes, or None. ValueError unless 32 bytes."""
+        """Return (pack, offset, stored length, plain length) of one id, in bytes, or None. ValueError unless 32
+        bytes."""
         cdef int64_t bad = -1
         cdef Py_ssize_t r
         cdef Run run
@@ -345,11 +348,12 @@ cdef class RunSet:
         return None
 
     def locate(self, const uint8_t[::1] ids not None, int64_t offset, int64_t chunk_size, int64_t end) -> memoryview:
-        """Return the extents of neighbouring chunks as a batch of int64 rows (see dataplane.extent), readers being packs.
+        """Return the extents of neighbouring chunks as a batch of int64 rows (see dataplane.extent), readers being
+        packs.
 
-        `ids` has 32 bytes for each chunk; the first lies at `offset` of the disk, which ends at `end` (the last chunk may
-        be clipped by it). Zero ids become one HOLE each run. Raises KeyError with the index of an id that is in no run,
-        and ValueError when the chunks do not lie before `end` or an entry is not a whole chunk.
+        `ids` has 32 bytes for each chunk; the first lies at `offset` of the disk, which ends at `end` (the last chunk
+        may be clipped by it). Zero ids become one HOLE each run. Raises KeyError with the index of an id that is in
+        no run, and ValueError when the chunks do not lie before `end` or an entry is not a whole chunk.
         """
         cdef Py_ssize_t count = ids.shape[0] // 32
         cdef object flat = array("q", bytes(count * sizeof(ExtentRow)))
@@ -361,8 +365,8 @@ cdef class RunSet:
         cdef Py_ssize_t r
         cdef int64_t bad = -1
         cdef const dp_run_entry* entry
-        cdef Run run
-        if ids.shape[0] % 32 or count < 1 or chunk_size < 1 or offset < 0 or (count - 1) * chunk_size >= end - offset:
+        if ids.shape[0] % 32 or count < 1 or chunk_size < 1 or offset < 0 or end <= offset \
+                or (end - offset - 1) // chunk_size < count - 1:
             raise ValueError(f"{ids.shape[0]} bytes of ids at {offset} do not lie on a disk of {end} bytes")
         rows = <ExtentRow*> &cells[0]
         for i in range(count):

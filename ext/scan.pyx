@@ -1,4 +1,5 @@
-"""The scan kernel: for every chunk of a buffer, the zero test and the digest in one pass; and digests of single buffers."""
+"""The scan kernel: for every chunk of a buffer, the zero test and the digest in one pass; and digests of single
+buffers."""
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memset

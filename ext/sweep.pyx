@@ -1,6 +1,7 @@
 """The sweep: threads claim ranges of a plan and read, scan and count them in one native loop, for analysis."""
 
 from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free
 
 from dataplane._native.plan cimport Plan
 from dataplane._native.scan cimport DATA
@@ -23,12 +24,17 @@ cdef extern from *:
     void dp_set_flag(int* flag) nogil
 
 
+cdef enum:
+    ALLOCATION_BITS = 22  # allocation is counted in aligned spans of 4 MiB
+
+
 cdef class Sweep:
     """One plan, shared by the threads that sweep it; each brings its own Window.
 
-    `claim_size` is how many bytes of the disk a thread claims at a time; `fds` has a descriptor for every reader. The counters
-    (`read_bytes`, `data_chunks`, `data_bytes`, `zero_chunks`, `distinct_chunks`) may be read while threads work.
-    `table` gets the digest of every chunk that is not zero; a chunk counts as distinct when it was not there before.
+    `claim_size` is how many bytes of the disk a thread claims at a time; `fds` has a descriptor for every reader. The
+    counters (`read_bytes`, `data_chunks`, `data_bytes`, `zero_chunks`, `distinct_chunks`, `allocated_bytes`) may be
+    read while threads work. `table` gets the digest of every chunk that is not zero; a chunk counts as distinct when
+    it was not there before.
     """
 
     cdef Plan plan
@@ -43,6 +49,8 @@ cdef class Sweep:
     cdef long long _data_bytes
     cdef long long _zero_chunks
     cdef long long _distinct_chunks
+    cdef uint8_t* allocated  # one flag for each span of 4 MiB of the plan
+    cdef Py_ssize_t spans
 
     def __cinit__(self, Plan plan not None, DigestTable table not None, fds: list[int], Py_ssize_t claim_size):
         self.plan = plan
@@ -52,6 +60,13 @@ cdef class Sweep:
         self.per_claim = max(1, claim_size // plan.window_size)
         if plan.reader_max >= len(fds) or any(fd < 0 for fd in fds):
             raise ValueError(f"a sweep needs a file descriptor for each of {plan.reader_max + 1} readers")
+        self.spans = (plan.end >> ALLOCATION_BITS) - (plan.offset >> ALLOCATION_BITS) + 1
+        self.allocated = <uint8_t*> calloc(self.spans, 1)
+        if self.allocated == NULL:
+            raise MemoryError(f"no memory to note {self.spans} spans")
+
+    def __dealloc__(self):
+        free(self.allocated)
 
     def work(self, Window window not None):
         """Sweep until every window is claimed or ``stop`` is called. Called once in each thread; releases the GIL.
@@ -62,6 +77,8 @@ cdef class Sweep:
         cdef int result = 0
         if window.digest_size != self.table.key_size:
             raise ValueError(f"digests of {window.digest_size} bytes do not fit a table of {self.table.key_size}")
+        if window.chunk_size > 1 << ALLOCATION_BITS:
+            raise ValueError(f"a sweep counts spans of {1 << ALLOCATION_BITS} bytes, not chunks of {window.chunk_size}")
         window.prepare(self.plan)
         if self.plan.window_count == 0:
             return
@@ -111,6 +128,7 @@ cdef class Sweep:
         """Insert the digests of the window; return how many are new, or -1 without memory."""
         cdef Py_ssize_t i
         cdef long long distinct = 0
+        cdef int64_t at
         cdef int result
         for i in range(window.chunk_count):
             if window._states[i] == DATA:
@@ -118,6 +136,8 @@ cdef class Sweep:
                 if result < 0:
                     return -1
                 distinct += result
+                at = (window.offset + i * window.chunk_size) >> ALLOCATION_BITS
+                self.allocated[at - (self.plan.offset >> ALLOCATION_BITS)] = 1  # racing threads write the same
         return distinct
 
     @property
@@ -144,3 +164,12 @@ cdef class Sweep:
     def distinct_chunks(self) -> int:
         """Chunks whose digest the table did not hold before."""
         return self._distinct_chunks
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes in aligned spans of 4 MiB that hold a chunk that is not zero."""
+        cdef Py_ssize_t i
+        cdef long long spans = 0
+        for i in range(self.spans):
+            spans += self.allocated[i]
+        return spans << ALLOCATION_BITS

@@ -162,6 +162,38 @@ cdef class DigestTable:
                     known += 1
         return known
 
+    def update(self, DigestTable other not None) -> int:
+        """Insert every digest of `other`, which nobody may be changing; return how many were not there. Releases the
+        GIL.
+
+        Raises ValueError for keys of another size, MemoryError when memory is short.
+        """
+        cdef int shard
+        cdef uint64_t at
+        cdef uint8_t* slot
+        cdef Py_ssize_t fresh = 0
+        cdef int result = 0
+        if other.key_size != self.key_size:
+            raise ValueError(f"digests of {other.key_size} bytes do not fit a table of {self.key_size}")
+        if other is self:
+            return 0  # inserting may grow the very shard that is being read
+        with nogil:
+            for shard in range(SHARD_COUNT):
+                if other.shards[shard].has_zero_key:
+                    fresh += self.insert(ZERO_KEY)
+                for at in range(other.shards[shard].capacity):
+                    slot = other.shards[shard].slots + at * self.key_size
+                    if not is_empty(slot, self.key_size):
+                        result = self.insert(slot)
+                        if result < 0:
+                            break
+                        fresh += result
+                if result < 0:
+                    break
+        if result < 0:
+            raise MemoryError(f"the digest table cannot grow past {self.memory_bytes} bytes")
+        return fresh
+
     def __len__(self):
         cdef int i
         cdef Py_ssize_t total = 0

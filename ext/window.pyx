@@ -50,10 +50,11 @@ cdef bint find_staged(const Staged* staged, const ExtentRow* row, int64_t offset
 cdef class Window:
     """A buffer of `size` bytes of the logical disk, with the state and digest of each of its chunks.
 
-    `size` is a power of two and a multiple of `chunk_size`. With a 32-byte `key` digests are keyed BLAKE3-256, without one
-    XXH3-128. Used by one thread at a time; `plain`, `digests` and `states` are views of memory that the next ``load``
-    overwrites. After ``load``: `offset`, `length` (bytes of the disk), `chunk_count`, `data_chunks`, `zero_chunks` (read and
-    found zero), `data_bytes` (chunks that are not zero, clipped to the end of the disk) and `read_bytes` (from the source).
+    `size` is a power of two and a multiple of `chunk_size`. With a 32-byte `key` digests are keyed BLAKE3-256,
+    without one XXH3-128. Used by one thread at a time; `plain`, `digests` and `states` are views of memory that the
+    next ``load`` overwrites. After ``load``: `offset`, `length` (bytes of the disk), `chunk_count`, `data_chunks`,
+    `zero_chunks` (read and found zero), `data_bytes` (chunks that are not zero, clipped to the end of the disk) and
+    `read_bytes` (from the source).
     """
 
     def __cinit__(self, Py_ssize_t size, Py_ssize_t chunk_size, const uint8_t[::1] key=None):
@@ -119,9 +120,9 @@ cdef class Window:
              const int64_t[:, ::1] staged=None, const uint8_t[::1] staging=None) -> int:
         """Load and scan window `index` of `plan`; return how many chunks hold data. The GIL is released.
 
-        `fds` has a descriptor for each reader, or -1 for one whose bytes are in `staging`: rows of `staged` are (reader,
-        source offset, length, position in `staging`). Raises LoadFailure when the source cannot be read or decoded,
-        ValueError or IndexError when the arguments do not fit each other.
+        `fds` has a descriptor for each reader, or -1 for one whose bytes are in `staging`: rows of `staged` are
+        (reader, source offset, length, position in `staging`). Raises LoadFailure when the source cannot be read or
+        decoded, ValueError or IndexError when the arguments do not fit each other.
         """
         cdef Staged stage
         cdef bint loaded
@@ -216,7 +217,8 @@ cdef class Window:
         return True
 
     cdef void open_at(self, int64_t start) noexcept nogil:
-        """Zero what no extent covers between the last byte filled and `start`, in chunks that hold data on either side."""
+        """Zero what no extent covers between the last byte filled and `start`, in chunks that hold data on either
+        side."""
         cdef int64_t chunk_end = (self.filled + self.chunk_size - 1) // self.chunk_size * self.chunk_size
         cdef int64_t chunk_start = start // self.chunk_size * self.chunk_size
         if self.filled < start:
@@ -254,7 +256,8 @@ cdef class Window:
         if self._states[self.chunk_count - 1] == DATA:
             self.data_bytes -= self.chunk_count * self.chunk_size - self.length
 
-    cdef bint copy_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd, const Staged* staged) noexcept nogil:
+    cdef bint copy_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,
+                       const Staged* staged) noexcept nogil:
         """Copy the row's bytes for [start, stop) of the window, piece by piece."""
         cdef int64_t shift = row.source_offset + self.offset - row.offset
         cdef int64_t piece_stop
@@ -276,7 +279,8 @@ cdef class Window:
             start = piece_stop
         return True
 
-    cdef bint copy_decoded(self, const ExtentRow* row, int64_t start, int64_t stop, int fd, const Staged* staged) noexcept nogil:
+    cdef bint copy_decoded(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,
+                           const Staged* staged) noexcept nogil:
         """Decode the row's bytes for [start, stop) of the window, in place when the whole piece belongs there."""
         cdef int64_t skip = row.decoded_offset + self.offset + start - row.offset
         cdef bint whole = skip == 0 and stop - start == row.decoded_length

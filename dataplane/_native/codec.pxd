@@ -14,6 +14,7 @@ cpdef enum Codec:  # the values of dataplane.extent.ExtentCodec
 cdef class Decoder:
     cdef ZSTD_DCtx* zstd
     cdef libdeflate_decompressor* deflate
-    # Decode exactly target_length bytes from at most source_length; bytes behind the stream are ignored. True when it worked.
+    # Decode exactly target_length bytes from at most source_length; bytes behind the stream are ignored. True when it
+    # worked.
     cdef bint decode(self, int codec, const uint8_t* source, int64_t source_length,
                      uint8_t* target, int64_t target_length) noexcept nogil

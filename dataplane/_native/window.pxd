@@ -53,8 +53,10 @@ cdef class Window:
     cdef Failure failure
     cdef int prepare(self, Plan plan) except -1
     cdef bint fill(self, const ExtentRow* rows, PlanWindow window, const int* fds, const Staged* staged) noexcept nogil
-    cdef bint copy_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd, const Staged* staged) noexcept nogil
-    cdef bint copy_decoded(self, const ExtentRow* row, int64_t start, int64_t stop, int fd, const Staged* staged) noexcept nogil
+    cdef bint copy_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,
+                       const Staged* staged) noexcept nogil
+    cdef bint copy_decoded(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,
+                           const Staged* staged) noexcept nogil
     cdef const uint8_t* fetch_encoded(self, const ExtentRow* row, int fd, const Staged* staged) noexcept nogil
     cdef void open_at(self, int64_t start) noexcept nogil
     cdef void advance(self, int64_t stop) noexcept nogil

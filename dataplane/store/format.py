@@ -43,7 +43,9 @@ RUN_BLOCK_SIZE = 64 << 10
 FILTER_BLOCK_SIZE = 32
 FILTER_ENTRIES_PER_BLOCK = 20  # 12.8 bits an entry: about one false hit in 200
 
-ROOT_HEADER = struct.Struct("<8sHHIQIIQ")  # magic, version, flags, chunk size, virtual size, page chunks, domain length, pages
+ROOT_HEADER = struct.Struct(
+    "<8sHHIQIIQ"
+)  # magic, version, flags, chunk size, virtual size, page chunks, domain length, pages
 ROOT_MAGIC = b"dp-root\n"
 ROOT_ENTRY = struct.Struct("<Q32s")  # page number, page id
 
@@ -59,7 +61,7 @@ DOMAIN_LENGTH_MAX = 255
 
 # ---------------------------------------------------------------------------------------------- keys
 def domain_key(secret: bytes, domain: str) -> bytes:
-    """Return the key of the chunk ids in a dedup domain: 32 bytes, keyed BLAKE3 of its name under the store's secret."""
+    """Return the key of the chunk ids in a dedup domain: BLAKE3 of its name keyed with the secret, 32 bytes."""
     return blake3(b"dataplane dedup domain v1\0" + domain.encode(), secret)
 
 
@@ -292,7 +294,9 @@ class Root:
         """Parse a verified root; raises Corrupt naming `what`, StoreIncompatible for another version."""
         if len(data) < ROOT_HEADER.size:
             raise Corrupt(f"{what} is cut short")
-        magic, version, _flags, chunk_size, virtual_size, page_chunks, name_length, count = ROOT_HEADER.unpack_from(data)
+        magic, version, _flags, chunk_size, virtual_size, page_chunks, name_length, count = ROOT_HEADER.unpack_from(
+            data
+        )
         check_kind(magic, ROOT_MAGIC, version, what)
         start = ROOT_HEADER.size + name_length
         if page_chunks != PAGE_CHUNKS or len(data) != start + ROOT_ENTRY.size * count:

@@ -36,7 +36,7 @@ class PackWriter:
         """Note chunks that are about to be written, and return where they go, in bytes."""
         offset = self.size
         self._ids += ids
-        self._stored_lengths.frombytes(stored_lengths)
+        self._stored_lengths.frombytes(stored_lengths.cast("B"))
         self._plain_lengths.extend([plain_length] * (len(ids) // fmt.ID_SIZE))
         self.size += length
         self.writers += 1
@@ -69,7 +69,7 @@ class PackWriter:
 
 
 class PackSet:
-    """The packs of one import, in its workspace. `append` is safe for concurrent use; `finish` is called once, at the end."""
+    """The packs of one import, in its workspace. `append` is safe for concurrent use; `finish` ends it."""
 
     def __init__(self, folder: Path, pack_size_max: int = PACK_SIZE_MAX) -> None:
         self._folder = folder
@@ -175,5 +175,3 @@ def read_range(path: Path, offset: int, length: int) -> bytes:
     if len(data) != length:
         raise Corrupt(f"pack {path.name} ends inside the {length} bytes at {offset}")
     return data
-
-

@@ -1,7 +1,8 @@
 """A writer's own folder under tmp/: what is in it belongs to no image yet, and goes when the writer does.
 
 The folder is held by a file lock, which the kernel drops with the process: a folder whose lock can be taken is what a
-killed writer left behind, whatever the clock says, and the next writer removes it.
+killed writer left behind, whatever the clock says, and the next writer removes it. Folders are made and removed under one
+more lock, so that nobody mistakes a folder that is just being made for an abandoned one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from dataplane.store.layout import Layout, naming
 
@@ -23,25 +27,26 @@ class Workspace:
     """A locked folder for the files of one import. Leaving it removes the folder."""
 
     def __init__(self, layout: Layout) -> None:
-        remove_abandoned(layout)
         self.path = layout.temporary / secrets.token_hex(8)
-        with naming(self.path, "creating"):
-            # Locked under a hidden name first: a folder that is visible to other writers is always locked.
-            hidden = self.path.with_name(f".{self.path.name}")
-            hidden.mkdir()
-            self._lock = os.open(hidden / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            hidden.rename(self.path)
+        self._lock = -1
+        with naming(self.path, "creating"), held(layout.temporary / LOCK_NAME):
+            remove_abandoned(layout)
+            try:
+                self.path.mkdir()
+                self._lock = open_lock(self.path / LOCK_NAME)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Remove the folder and drop the lock; a second call does nothing."""
-        if self._lock < 0:
-            return
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-        self._lock = -1
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -50,19 +55,34 @@ class Workspace:
         self.close()
 
 
+def open_lock(path: Path) -> int:
+    """Return a descriptor of a lock file, which is created when missing."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for it."""
+    lock = open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def remove_abandoned(layout: Layout) -> None:
-    """Remove the folders of writers that are gone."""
+    """Remove the folders of writers that are gone; the lock of the parent folder is held."""
     for folder in sorted(layout.temporary.iterdir()):
-        with contextlib.suppress(OSError):
+        if folder.name == LOCK_NAME:
+            continue
+        with contextlib.suppress(OSError):  # a folder that resists is garbage, not a reason to refuse work
             remove_if_abandoned(folder)
 
 
 def remove_if_abandoned(folder: Path) -> None:
-    """Remove a writer's folder unless its lock is held; raises BlockingIOError when it is."""
-    try:
-        lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # being created or removed by someone else at this moment, or left so by a crash: empty either way
+    """Remove a writer's folder; raises BlockingIOError when its lock is held."""
+    lock = open_lock(folder / LOCK_NAME)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)

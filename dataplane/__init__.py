@@ -1,0 +1,60 @@
+"""Dataplane: disk images as content-addressed data; this package is the storage library, and knows nothing of gRPC."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself costs start-up time, and only type checkers read this
+    from dataplane.analysis.measuring import Measured as Measured
+    from dataplane.analysis.measuring import Measurement as Measurement
+    from dataplane.analysis.measuring import measure as measure
+    from dataplane.formats.probe import open_source as open_source
+    from dataplane.image_source import ImageSource as ImageSource
+    from dataplane.ingest.accounting import Sizes as Sizes
+    from dataplane.ingest.exporting import ExportResult as ExportResult
+    from dataplane.ingest.exporting import export_image as export_image
+    from dataplane.ingest.importing import ImportResult as ImportResult
+    from dataplane.ingest.importing import PreparedImport as PreparedImport
+    from dataplane.ingest.importing import import_image as import_image
+    from dataplane.ingest.importing import prepare_import as prepare_import
+    from dataplane.ingest.progress import Progress as Progress
+    from dataplane.ingest.progress import ProgressSnapshot as ProgressSnapshot
+    from dataplane.store.statistics import ImageSizes as ImageSizes
+    from dataplane.store.statistics import image_sizes as image_sizes
+    from dataplane.store.store import Store as Store
+
+__version__ = "0.1.0"
+
+# Imported when first asked for: a verb pays for what it uses, and `dataplane --version` for nothing.
+_HOMES = {
+    "ExportResult": "dataplane.ingest.exporting",
+    "ImageSizes": "dataplane.store.statistics",
+    "ImageSource": "dataplane.image_source",
+    "ImportResult": "dataplane.ingest.importing",
+    "Measured": "dataplane.analysis.measuring",
+    "Measurement": "dataplane.analysis.measuring",
+    "PreparedImport": "dataplane.ingest.importing",
+    "Progress": "dataplane.ingest.progress",
+    "ProgressSnapshot": "dataplane.ingest.progress",
+    "Sizes": "dataplane.ingest.accounting",
+    "Store": "dataplane.store.store",
+    "export_image": "dataplane.ingest.exporting",
+    "image_sizes": "dataplane.store.statistics",
+    "import_image": "dataplane.ingest.importing",
+    "measure": "dataplane.analysis.measuring",
+    "open_source": "dataplane.formats.probe",
+    "prepare_import": "dataplane.ingest.importing",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home on first use (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dataplane' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value

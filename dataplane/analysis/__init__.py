@@ -1,0 +1,1 @@
+"""Answers questions about sources without writing a store."""

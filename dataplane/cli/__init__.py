@@ -1,0 +1,1 @@
+"""The dataplane command, one file for each verb."""

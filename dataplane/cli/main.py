@@ -1,0 +1,126 @@
+"""The dataplane command: finds the verb, runs it, and turns errors into one line and an exit code.
+
+Nothing is imported before it is known to be needed: half of what a short command costs is the start of Python.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dataplane import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself is imported only by type checkers
+    from collections.abc import Callable
+    from importlib.metadata import EntryPoint
+
+VERBS = {
+    "init": "create a store",
+    "import": "store a disk image under a name",
+    "export": "write a stored image to a file, or to standard output",
+    "ls": "list the images of a store",
+    "stat": "show the sizes of an image, or of a store",
+    "rm": "remove an image from a store",
+    "measure": "say what images would take in a store, without one",
+    "doctor": "show CPU features, kernel variants and library versions",
+}
+VERB_GROUP = "dataplane.verbs"
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; raised in the main thread, so that everything in progress is undone."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] in (["--version"], ["-V"]):
+        sys.stdout.write(f"dataplane {__version__}\n")
+        return 0
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0 if arguments else 2
+    return run_verb(arguments[0], arguments[1:])
+
+
+def overview() -> str:
+    """Return the help that lists every verb."""
+    verbs = {**VERBS, **{name: entry.load().help for name, entry in added_verbs().items()}}
+    width = max(map(len, verbs))
+    lines = [f"  {name:<{width}}  {text}" for name, text in verbs.items()]
+    return "\n".join(
+        [
+            "usage: dataplane VERB …",
+            "",
+            *lines,
+            "",
+            "dataplane VERB --help explains a verb; --version shows the version.",
+            "",
+        ]
+    )
+
+
+def added_verbs() -> dict[str, EntryPoint]:
+    """Return the verbs that other packages registered, as entry points by name."""
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=VERB_GROUP)}
+
+
+def run_verb(name: str, arguments: list[str]) -> int:
+    """Parse the verb's arguments and run it."""
+    import argparse
+
+    if name in VERBS:
+        from importlib import import_module
+
+        verb = import_module(f"dataplane.cli.{name}_verb")
+        summary = VERBS[name]
+    else:
+        entry = added_verbs().get(name)
+        if entry is None:
+            sys.stderr.write(f"dataplane: {name!r} is not a verb: run dataplane --help for the list\n")
+            return 2
+        verb = entry.load()
+        summary = verb.help
+    parser = argparse.ArgumentParser(prog=f"dataplane {name}", description=summary[0].upper() + summary[1:] + ".")
+    verb.add_arguments(parser)
+    return guarded(lambda: verb.run(parser.parse_args(arguments)))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a verb; an expected error is one line on standard error, and never a traceback."""
+    import os
+    import signal
+
+    from dataplane.cli.exits import INTERRUPTED, TERMINATED, exit_code
+    from dataplane.errors import DataplaneError
+
+    def terminate(_signal: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        return run()
+    except DataplaneError as error:
+        sys.stderr.write(f"dataplane: {error}\n")
+        return exit_code(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("dataplane: interrupted\n")
+        return INTERRUPTED
+    except Terminated:
+        sys.stderr.write("dataplane: terminated\n")
+        return TERMINATED
+    except MemoryError as error:
+        sys.stderr.write(f"dataplane: out of memory: {error}\n")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

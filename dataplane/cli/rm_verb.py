@@ -1,0 +1,22 @@
+"""dataplane rm: remove an image from a store."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("store", metavar="STORE", help="the store's folder")
+    parser.add_argument("name", metavar="NAME", help="the image")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Remove the name."""
+    from dataplane.cli.output import say
+    from dataplane.store.store import Store
+
+    with Store.open(args.store) as store:
+        store.unpin(args.name)
+    say(f"removed {args.name}")
+    return 0

@@ -1,0 +1,70 @@
+"""dataplane stat: show the sizes of an image, or of a store."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataplane.store.store import Store
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("store", metavar="STORE", help="the store's folder")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="an image; without it the whole store is shown")
+    parser.add_argument("--json", action="store_true", help="print the sizes as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the sizes."""
+    from dataplane.cli.output import print_fields, print_json
+    from dataplane.store.store import Store
+
+    with Store.open(args.store) as store:
+        fields = store_fields(store) if args.name is None else image_fields(store, args.name)
+    (print_json if args.json else print_fields)(fields)
+    return 0
+
+
+def image_fields(store: Store, name: str) -> dict[str, object]:
+    """Return the sizes of one image."""
+    from dataplane.store.statistics import image_sizes
+
+    pin = store.pin(name)
+    shares = image_sizes(store, name)
+    return {
+        "name": pin.name,
+        "root": pin.root.hex(),
+        "format": pin.format,
+        "virtual_size": pin.virtual_size,
+        "data_size": pin.data_size,
+        "storage_size": pin.storage_size,
+        "unique_size": shares.unique_size,
+        "shared_size": shares.shared_size,
+        "allocated_size": pin.allocated_size,
+        "chunk_size": store.chunk_size,
+        "codec": str(store.codec),
+        "chunks": pin.chunks,
+        "distinct_chunks": pin.distinct_chunks,
+    }
+
+
+def store_fields(store: Store) -> dict[str, object]:
+    """Return the sizes of the whole store."""
+    from dataplane.store.statistics import store_sizes
+
+    sizes = store_sizes(store)
+    return {
+        "path": str(store.path),
+        "images": sizes.images,
+        "virtual_size": sizes.virtual_size,
+        "data_size": sizes.data_size,
+        "storage_size": sizes.live_size,
+        "physical_size": sizes.physical_size,
+        "dedup_ratio": round(sizes.data_size / sizes.live_size, 3) if sizes.live_size else None,
+        "chunk_size": store.chunk_size,
+        "codec": str(store.codec),
+        "distinct_chunks": sizes.live_chunks,
+        "packs": sizes.packs,
+    }

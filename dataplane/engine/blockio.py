@@ -1,0 +1,7 @@
+"""The door of the block io kernel: the kernel checks its own arguments, and callers give its errors their names."""
+
+from __future__ import annotations
+
+from dataplane._native.blockio import data_ranges, read_ranges, write_ranges
+
+__all__ = ["data_ranges", "read_ranges", "write_ranges"]

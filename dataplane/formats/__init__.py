@@ -1,0 +1,1 @@
+"""What an image's bytes mean: untrusted headers and tables become extents."""

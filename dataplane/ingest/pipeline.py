@@ -1,0 +1,139 @@
+"""The pipeline: copy, scan, look up, encode, append; and the sizes that fall out on the way."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from typing import Protocol
+
+from dataplane.engine.codec import CodecProfile, Encoder
+from dataplane.engine.scan import DIGEST_SIZE, ChunkState, blake3
+from dataplane.engine.table import DigestTable
+from dataplane.engine.window import Window
+from dataplane.extent import WINDOW_SIZE
+from dataplane.image_source import ImageSource
+from dataplane.ingest.accounting import RunningTotals, Sizes
+from dataplane.ingest.crew import run_crew
+from dataplane.ingest.feed import Claim, Feed
+from dataplane.ingest.progress import Progress
+from dataplane.store.manifest import ManifestBuilder
+
+
+class Sink(Protocol):
+    """Where chunks go: a store, or nowhere when only their sizes are asked for. Safe for concurrent use."""
+
+    keeps_manifest: bool
+    """Whether manifest pages and the root are appended too."""
+
+    def mark_stored(self, ids: memoryview, states: memoryview) -> tuple[int, int]:
+        """Turn NEW states that need not be stored again into STORED; return (how many, their stored bytes)."""
+
+    def append(self, ids: memoryview, stored_lengths: memoryview, plain_length: int, encoded: memoryview) -> None:
+        """Take encoded chunks that lie one behind the other, each `plain_length` bytes when decoded."""
+
+
+class Pipeline:
+    """One source on its way into a sink, with keyed BLAKE3 chunk ids. Used once."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        sink: Sink,
+        *,
+        key: bytes,
+        domain: str,
+        chunk_size: int,
+        codec: CodecProfile,
+        threads: int,
+        progress: Progress,
+        cancelled: threading.Event | None,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._key = key
+        self._domain = domain
+        self._chunk_size = chunk_size
+        self._codec = codec
+        self._threads = threads
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._table = DigestTable(DIGEST_SIZE)
+        self._totals = RunningTotals()
+        self._objects: set[bytes] = set()
+        self._manifest = ManifestBuilder(chunk_size, self._store_object)
+        self._feed = Feed(source, self._note_claim, progress, cancelled)
+
+    def run(self) -> tuple[bytes, Sizes]:
+        """Move the source and return (root id, sizes). Raises Cancelled, SourceError, NoSpace, IoFailed or Corrupt."""
+        self._progress.total_bytes = self._source.virtual_size
+        self._progress.stage = "reading"
+        run_crew(self._work, self._threads, self._feed.stop)
+        self._progress.position_bytes = self._source.virtual_size
+        self._source.check_unchanged()
+        root = self._manifest.finish(self._source.virtual_size, self._domain)
+        root_id = self._store_object(root.to_bytes())
+        sizes = self._totals.sizes(
+            virtual_size=self._source.virtual_size, chunk_size=self._chunk_size, codec=str(self._codec)
+        )
+        return root_id, sizes
+
+    def _note_claim(self, offset: int, length: int) -> None:
+        with self._lock:
+            self._manifest.claim(offset)
+
+    def _work(self) -> None:
+        chunk_count = WINDOW_SIZE // self._chunk_size
+        window = Window(WINDOW_SIZE, self._chunk_size, self._key)
+        encoder = Encoder(self._codec.level)
+        encoded = memoryview(bytearray(WINDOW_SIZE))
+        ids = memoryview(bytearray(chunk_count * DIGEST_SIZE))
+        lengths = memoryview(array("I", bytes(4 * chunk_count)))
+        while (claim := self._feed.claim()) is not None:
+            self._feed.load(claim, window)
+            states = window.states
+            distinct = self._table.claim(window.digests, states)
+            stored, stored_bytes = self._sink.mark_stored(window.digests, states) if distinct else (0, 0)
+            made, used = 0, 0
+            if distinct > stored:
+                made, used = encoder.encode(
+                    window.plain, self._chunk_size, window.digests, states, encoded, ids, lengths
+                )
+                self._sink.append(ids[: made * DIGEST_SIZE], lengths[:made], self._chunk_size, encoded[:used])
+            self._finish(claim, window, distinct, made, stored_bytes + used, used)
+
+    def _finish(
+        self, claim: Claim[None], window: Window, distinct: int, made: int, storage_size: int, written: int
+    ) -> None:
+        """Note what came of a window, and store the manifest pages that it completes."""
+        progress = self._progress
+        with self._lock:
+            self._totals.add_window(
+                data_size=window.data_bytes,
+                chunks=window.data_chunks,
+                distinct_chunks=distinct,
+                storage_size=storage_size,
+            )
+            progress.read_bytes += window.read_bytes
+            progress.zero_bytes += window.zero_chunks * self._chunk_size
+            progress.new_bytes += made * self._chunk_size
+            progress.duplicate_bytes += (window.data_chunks - made) * self._chunk_size
+            progress.written_bytes += written
+            numbers = self._manifest.fill(claim.offset, window.digests)
+            pages = [(number, page) for number in numbers if (page := self._manifest.take(number)) is not None]
+        for number, page in pages:
+            self._manifest.store(number, page)
+
+    def _store_object(self, plain: bytes) -> bytes:
+        """Store a manifest page or root as a chunk and return its id; it does not count in any size of the image."""
+        id = blake3(plain, self._key)
+        with self._lock:
+            known = id in self._objects
+            self._objects.add(id)
+        states = memoryview(bytearray([ChunkState.NEW]))
+        ids = memoryview(id)
+        if self._sink.keeps_manifest and not known and not self._sink.mark_stored(ids, states)[0]:
+            encoded = memoryview(Encoder(self._codec.level).encode_bytes(plain))
+            self._sink.append(ids, memoryview(array("I", [len(encoded)])), len(plain), encoded)
+            with self._lock:
+                self._progress.written_bytes += len(encoded)
+        return id

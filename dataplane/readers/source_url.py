@@ -1,0 +1,74 @@
+"""SourceUrl: an http(s) URL taken apart strictly, with a name for messages that leaves its secrets out."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from dataplane.errors import SourceUnavailable
+
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
+_URL_SIZE_MAX = 16 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUrl:
+    """Where to connect and what to ask for. Only ``target`` holds the query, which may be a secret."""
+
+    scheme: str
+    host: str  # without brackets
+    port: int
+    target: str = field(repr=False)  # path and query, as written
+    name: str  # for messages: no userinfo, query or fragment
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header: the port only when it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def parse_source_url(url: str, *, allow_http: bool) -> SourceUrl:
+    """Take ``url`` apart; raises SourceUnavailable when it is malformed, holds userinfo or its scheme is refused.
+
+    No message repeats more of the URL than scheme, host and path.
+    """
+    if len(url) > _URL_SIZE_MAX:
+        raise SourceUnavailable(f"a URL of {len(url)} characters is refused; at most {_URL_SIZE_MAX} are read")
+    # urlsplit would drop some of these without a word, and others would end the request line early.
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise SourceUnavailable(
+            "the URL holds a space, a backslash or a character that is not ASCII; percent-encode it"
+        )
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise SourceUnavailable("the URL is malformed; write http(s)://HOST[:PORT]/PATH") from None
+    if parts.scheme not in _PORTS:
+        raise SourceUnavailable(f"the URL's scheme {parts.scheme[:20]!r} is refused; give an http(s) URL")
+    if "@" in parts.netloc:
+        raise SourceUnavailable("the URL holds a user name or password before its host, which is refused; leave it out")
+    host = parts.hostname or ""
+    if not (_HOST.fullmatch(host) or _is_v6(host)) or port == 0:
+        raise SourceUnavailable("the URL has no valid host; write http(s)://HOST[:PORT]/PATH")
+    if parts.scheme == "http" and not allow_http:
+        raise SourceUnavailable(f"http://{parts.netloc}{parts.path}: plain http is refused; give an https URL")
+    path = parts.path or "/"
+    return SourceUrl(
+        scheme=parts.scheme,
+        host=host,
+        port=port or _PORTS[parts.scheme],
+        target=f"{path}?{parts.query}" if parts.query else path,
+        name=f"{parts.scheme}://{parts.netloc}{parts.path}",
+    )
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return "%" not in host and bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False

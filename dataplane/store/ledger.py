@@ -1,0 +1,214 @@
+"""The ledger: the SQL tables that say what is live, the only thing in a store that changes.
+
+It speaks to the database through Python's own driver rather than a toolkit, because every verb opens it and start-up
+time counts. A caller that keeps tables of its own in the same database passes its connection, and what the ledger does
+becomes part of the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreIncompatible, StoreLocked
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 30.0
+
+SCHEMA = (
+    "CREATE TABLE ledger_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE packs (name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL)",
+    "CREATE TABLE runs (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
+    """CREATE TABLE pins (
+        name TEXT PRIMARY KEY, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
+        virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
+        allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
+        created_at BIGINT NOT NULL)""",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """A name that keeps a root alive, with what is known of the image. Sizes in bytes, time in microseconds (UTC)."""
+
+    name: str
+    root: bytes
+    domain: str
+    format: str
+    virtual_size: int
+    data_size: int
+    storage_size: int
+    allocated_size: int
+    chunks: int
+    distinct_chunks: int
+    created_at: int
+
+
+PIN_COLUMNS = tuple(field.name for field in fields(Pin))
+
+
+class Ledger:
+    """An open ledger. Safe for use by several threads of one process, and by several processes at once."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = threading.RLock()
+
+    @classmethod
+    def create(cls, path: Path, store_id: str) -> Ledger:
+        """Create the tables of a new store."""
+        ledger = cls(path, connect(path))
+        with ledger.naming():
+            ledger._connection.execute("PRAGMA journal_mode=WAL")
+        with ledger.transaction() as connection:
+            for statement in SCHEMA:
+                connection.execute(statement)
+            rows = [("schema_version", str(SCHEMA_VERSION)), ("store_id", store_id)]
+            connection.executemany("INSERT INTO ledger_meta (name, value) VALUES (?, ?)", rows)
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path, store_id: str) -> Ledger:
+        """Open the ledger of the store with this id; raises StoreIncompatible, Corrupt or IoFailed."""
+        if not path.exists():
+            raise Corrupt(f"the ledger {path} is missing: restore it from a backup")
+        ledger = cls(path, connect(path))
+        with ledger.naming():
+            meta = dict(ledger._connection.execute("SELECT name, value FROM ledger_meta").fetchall())
+        if meta.get("schema_version") != str(SCHEMA_VERSION):
+            raise StoreIncompatible(
+                f"ledger {path} has schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}"
+            )
+        if meta.get("store_id") != store_id:
+            raise StoreIncompatible(f"ledger {path} belongs to another store")
+        return ledger
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Turn the driver's errors into ours, naming the ledger."""
+        return naming_ledger(self.path)
+
+    @contextmanager
+    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
+        """Run statements as one transaction; inside the caller's when its `connection` is given."""
+        if connection is not None:
+            with self.naming():
+                yield connection
+            return
+        with self._lock, self.naming():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Return the rows of a SELECT."""
+        with self._lock, self.naming():
+            return self._connection.execute(statement, values).fetchall()
+
+    # ------------------------------------------------------------------------------------------ what is live
+    def packs(self) -> dict[bytes, int]:
+        """Return the size in bytes of every live pack, by name."""
+        return {bytes.fromhex(str(name)): int(str(size)) for name, size in self.query("SELECT name, size FROM packs")}
+
+    def runs(self) -> list[bytes]:
+        """Return the names of the live runs, the largest first: most look-ups end there."""
+        rows = self.query("SELECT name FROM runs ORDER BY entries DESC, name")
+        return [bytes.fromhex(str(name)) for (name,) in rows]
+
+    def pins(self) -> list[Pin]:
+        """Return every pin, by name."""
+        return [make_pin(row) for row in self.query(f"SELECT {', '.join(PIN_COLUMNS)} FROM pins ORDER BY name")]  # noqa: S608
+
+    def pin(self, name: str) -> Pin:
+        """Return one pin; raises NotFound."""
+        rows = self.query(f"SELECT {', '.join(PIN_COLUMNS)} FROM pins WHERE name = ?", (name,))  # noqa: S608
+        if not rows:
+            raise NotFound(f"the store has no image named {name!r}")
+        return make_pin(rows[0])
+
+    def has_pin(self, name: str) -> bool:
+        """Return whether a name is taken."""
+        return bool(self.query("SELECT 1 FROM pins WHERE name = ?", (name,)))
+
+    # ------------------------------------------------------------------------------------------ changes
+    def add_objects(
+        self, connection: sqlite3.Connection, packs: Iterable[tuple[bytes, int]], runs: Iterable[tuple[bytes, int]]
+    ) -> None:
+        """Make packs (name, size in bytes) and runs (name, entries) live, inside a transaction."""
+        now = time.time_ns() // 1000
+        with self.naming():
+            connection.executemany(
+                "INSERT INTO packs (name, size, created_at) VALUES (?, ?, ?)",
+                [(name.hex(), size, now) for name, size in packs],
+            )
+            connection.executemany(
+                "INSERT INTO runs (name, entries, created_at) VALUES (?, ?, ?)",
+                [(name.hex(), entries, now) for name, entries in runs],
+            )
+
+    def add_pin(self, connection: sqlite3.Connection, pin: Pin) -> None:
+        """Pin a root, inside a transaction; raises AlreadyExists when the name is taken."""
+        values = [getattr(pin, column) for column in PIN_COLUMNS]
+        values[PIN_COLUMNS.index("root")] = pin.root.hex()
+        marks = ", ".join("?" * len(values))
+        try:
+            with self.naming():
+                connection.execute(f"INSERT INTO pins ({', '.join(PIN_COLUMNS)}) VALUES ({marks})", values)  # noqa: S608
+        except sqlite3.IntegrityError as error:
+            raise AlreadyExists(f"an image named {pin.name!r} is already in the store: choose another name") from error
+
+    def remove_pin(self, connection: sqlite3.Connection, name: str) -> None:
+        """Remove a pin, inside a transaction; raises NotFound."""
+        with self.naming():
+            removed = connection.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
+        if not removed:
+            raise NotFound(f"the store has no image named {name!r}")
+
+
+@contextmanager
+def naming_ledger(path: Path) -> Iterator[None]:
+    """Turn the driver's errors into ours, naming the ledger; a broken constraint passes, it is the caller's to read."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.OperationalError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreLocked(f"ledger {path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise NoSpace(f"no space left while writing ledger {path}: free space and try again") from error
+        if code == sqlite3.SQLITE_ERROR:
+            raise Corrupt(f"ledger {path} lacks what it must have ({error}): restore it from a backup") from error
+        raise IoFailed(f"ledger {path} failed: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"ledger {path} is damaged ({error}): restore it from a backup") from error
+
+
+def make_pin(row: Sequence[object]) -> Pin:
+    """Return the pin of a row in the order of PIN_COLUMNS."""
+    values = dict(zip(PIN_COLUMNS, row, strict=True))
+    values["root"] = bytes.fromhex(str(values["root"]))
+    return Pin(**values)  # type: ignore[arg-type]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database as every process does: explicit transactions, every commit durable."""
+    with naming_ledger(path):
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA synchronous=FULL")
+    return connection
