@@ -1,0 +1,1 @@
+"""Slow twins of fast code, short enough to believe by reading."""

@@ -1,0 +1,196 @@
+"""Imports point down, native modules have one door, and starting up imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+GROUND_FLOOR = ("errors", "limits", "extent", "byte_reader", "image_source")
+
+# A package may import those of lower rank and itself; packages of one rank do not know each other.
+RANKS = {
+    **{f"dataplane.{module}": 0 for module in GROUND_FLOOR},
+    "dataplane._native": 1,
+    "dataplane.engine": 2,
+    "dataplane.readers": 3,
+    "dataplane.formats": 4,
+    "dataplane.store": 4,
+    "dataplane.ingest": 5,
+    "dataplane.analysis": 6,
+    "dataplane": 7,  # the public names, which __init__.py fetches from everywhere below
+    "dataplane.cli": 8,
+    "service": 9,
+}
+
+SERVICE_MAY_USE = ("dataplane", "dataplane.errors", "dataplane.limits")
+CONTROL_PLANE = ("service", "grpc", "grpc_health", "grpc_reflection", "google", "sqlalchemy", "cryptography")
+HEAVY = (
+    "numpy",
+    "sqlite3",
+    "grpc",
+    "urllib3",
+    "sqlalchemy",
+    "google.protobuf",
+    "cryptography",
+    "asyncio",
+    "multiprocessing",
+)
+
+
+def test_imports_point_down() -> None:
+    wrong = [
+        f"{module} imports {target}"
+        for module, target in imports_of("dataplane")
+        if target.split(".")[0] == "dataplane" and not may_import(module, target)
+    ]
+    assert wrong == []
+
+
+def test_ground_floor_is_standard_library_only() -> None:
+    wrong = [
+        f"{module} imports {target}"
+        for module, target in imports_of("dataplane")
+        if layer_of(module)[1] == 0 and target.split(".")[0] not in {*sys.stdlib_module_names, "dataplane"}
+    ]
+    assert wrong == []
+
+
+def test_library_knows_nothing_of_the_control_plane() -> None:
+    wrong = [
+        f"{module} imports {target}" for module, target in imports_of("dataplane") if within(target, CONTROL_PLANE)
+    ]
+    assert wrong == []
+
+
+def test_service_uses_public_names_only() -> None:
+    public = public_names()
+    wrong = []
+    for module, target in imports_of("service"):
+        owner, _, name = target.rpartition(".")
+        if target.split(".")[0] != "dataplane" or target in SERVICE_MAY_USE or owner in SERVICE_MAY_USE[1:]:
+            continue
+        if owner != "dataplane" or name not in public:
+            wrong.append(f"{module} imports {target}")
+    assert wrong == []
+
+
+def test_no_package_outside_the_service_knows_it() -> None:
+    folders = [folder for folder in ("dataplane", "ext") if (ROOT / folder).exists()]
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.p[yx]*")]
+    wrong = [
+        str(path) for path in sources if re.search(rb"^\s*(from|import|cimport) service\b", path.read_bytes(), re.M)
+    ]
+    assert wrong == []
+
+
+def test_native_module_has_one_door() -> None:
+    doors: dict[str, set[str]] = {path.stem: set() for path in (ROOT / "ext").glob("*.pyx")}
+    for package in ("dataplane", "service"):
+        for module, target in imports_of(package):
+            match = re.match(r"dataplane\._native\.(\w+)", target)
+            if match:
+                doors.setdefault(match[1], set()).add(module)
+    assert {name: len(modules) for name, modules in doors.items() if len(modules) != 1} == {}, doors
+    assert [door for modules in doors.values() for door in modules if not door.startswith("dataplane.engine.")] == []
+
+
+def test_native_modules_cimport_without_cycles() -> None:
+    cimports = {
+        path.stem: set(re.findall(r"^\s*from dataplane\._native\.(\w+) cimport", path.read_text(), re.M)) - {path.stem}
+        for path in (ROOT / "ext").glob("*.pyx")
+    }
+    while leaves := [name for name, needed in cimports.items() if not needed & cimports.keys()]:
+        for name in leaves:
+            del cimports[name]
+    assert cimports == {}
+
+
+@pytest.mark.parametrize("program", ["import dataplane", "from dataplane.cli.main import main; main(['--version'])"])
+def test_start_imports_nothing_heavy(program: str) -> None:
+    report = f"""
+import sys
+try:
+    {program}
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+def test_rules_notice_an_arrow_that_points_up() -> None:
+    assert not may_import("dataplane.store.pack", "dataplane.ingest.pipeline")
+    assert not may_import("dataplane.store.pack", "dataplane.formats.raw")
+    assert not may_import("dataplane.engine.scan", "dataplane.readers.file")
+    assert not may_import("dataplane.errors", "dataplane.engine.scan")
+    assert not may_import("dataplane.ingest.pipeline", "dataplane")
+    assert may_import("dataplane.formats.raw", "dataplane.engine.blockio")
+    assert may_import("dataplane.formats.qcow2", "dataplane.formats.qcow2_tables")
+    assert may_import("dataplane.cli.main", "dataplane.Store")
+
+
+def may_import(module: str, target: str) -> bool:
+    """Return True when `target` lies in the layer of `module` or below; the ground floor's modules know each other."""
+    own_layer, own_rank = layer_of(module)
+    layer, rank = layer_of(target)
+    return rank < own_rank or layer == own_layer or own_rank == rank == 0
+
+
+def layer_of(name: str) -> tuple[str, int]:
+    """Return the longest entry of RANKS that holds `name` (a module, or a name in one), with its rank."""
+    while name not in RANKS:
+        assert "." in name, f"{name} has no place in RANKS"
+        name = name.rpartition(".")[0]
+    return name, RANKS[name]
+
+
+def within(target: str, packages: tuple[str, ...]) -> bool:
+    """Return True when `target` is one of `packages` or lies in one."""
+    return any(target == package or target.startswith(f"{package}.") for package in packages)
+
+
+def imports_of(package: str) -> Iterator[tuple[str, str]]:
+    """Yield (module, dotted name it imports) for every import in `package`, wherever it stands in a file.
+
+    ``from a.b import c`` is ``a.b.c``: whether c is a module or a name in one, its layer is the same. A package that
+    is written as a string for a lazy import counts too.
+    """
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if "_pb" in path.parts:
+            continue
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        folder = parts[:-1]
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, ast.Import):
+                yield from ((module, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                above = folder[: len(folder) - node.level + 1] if node.level else ()
+                origin = ".".join([*above, *([node.module] if node.module else [])])
+                yield from ((module, f"{origin}.{alias.name}") for alias in node.names)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_module(node.value):
+                yield module, node.value
+
+
+def is_module(value: str) -> bool:
+    """Return True for the dotted name of a module of the library, as lazy imports write it."""
+    if not re.fullmatch(r"dataplane(\.\w+)+", value):
+        return False
+    path = ROOT / value.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def public_names() -> set[str]:
+    """Return what ``dataplane/__init__.py`` exposes."""
+    import dataplane
+
+    return set(getattr(dataplane, "__all__", ())) | {name for name in vars(dataplane) if not name.startswith("_")}
