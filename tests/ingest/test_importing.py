@@ -161,10 +161,13 @@ def test_import_that_is_not_pinned_leaves_nothing(store: Store, disk: Path) -> N
 
 def test_pin_that_is_rolled_back_leaves_nothing(store: Store, disk: Path) -> None:
     def pin_and_fail() -> None:
-        with open_source(disk) as source, prepare_import(store, source) as prepared:
-            with store.ledger.transaction() as connection:
-                prepared.pin("a", connection=connection)
-                raise RuntimeError("rolled back")
+        with (
+            open_source(disk) as source,
+            prepare_import(store, source) as prepared,
+            store.ledger.transaction() as connection,
+        ):
+            prepared.pin("a", connection=connection)
+            raise RuntimeError("rolled back")
 
     with pytest.raises(RuntimeError, match="rolled back"):
         pin_and_fail()
