@@ -1,3 +1,5 @@
+"""Our .proto files say what those of the public API say."""
+
 from __future__ import annotations
 
 import json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,8 @@ def test_client_interrupted_while_it_waits_cancels_its_import(tmp_path: Path, we
         ([], 2, "--dev"),
         (["--dev", "--listen", "0.0.0.0:0"], 2, "loopback"),
         (["--dev", "--listen", "nonsense"], 2, "HOST:PORT"),
-        (["--dev", "--workers", "99"], 2, "--workers"),
+        (["--dev", "--workers", "0"], 2, "--workers"),
+        (["--dev", "--allow-source", "a/b"], 2, "--allow-source"),
     ],
 )
 def test_serve_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], code: int, text: str) -> None:
@@ -97,6 +99,12 @@ def test_serve_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], 
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (code, "", 1), run.stderr
     assert text in run.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_service_runs_as_a_module() -> None:
+    run = subprocess.run([sys.executable, "-m", "service", "serve"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "--data" in run.stderr
 
 
 def test_serve_on_a_port_in_use_says_so(tmp_path: Path, web: Web) -> None:

@@ -1,3 +1,5 @@
+"""Every constraint on a request, at its bounds and just outside them."""
+
 from __future__ import annotations
 
 import string

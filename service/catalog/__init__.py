@@ -1,0 +1,1 @@
+"""What the service remembers: tables, rows and every SQL statement of the service."""

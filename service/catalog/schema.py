@@ -1,0 +1,90 @@
+"""The catalogue's tables. They live beside the store's ledger, so that one transaction can change both."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dataplane.errors import StoreIncompatible
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+
+versions = sa.Table(
+    "catalog_schema",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # always 1: the table has one row
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("id", sa.String(50), primary_key=True),
+    sa.Column("folder_id", sa.String(50), nullable=False),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("description", sa.String(256), nullable=False),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("family", sa.String(63), nullable=False),
+    sa.Column("min_disk_size", sa.BigInteger, nullable=False),
+    sa.Column("product_ids", sa.JSON, nullable=False),
+    sa.Column("os", sa.JSON, nullable=False),
+    sa.Column("pooled", sa.Boolean, nullable=False),
+    sa.Column("hardware_generation", sa.JSON(none_as_null=True)),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    # The content: null until the image is READY.
+    sa.Column("root", sa.LargeBinary),
+    sa.Column("virtual_size", sa.BigInteger),
+    sa.Column("data_size", sa.BigInteger),
+    sa.Column("storage_size", sa.BigInteger),
+    sa.Column("allocated_size", sa.BigInteger),
+    sa.Column("chunk_size", sa.BigInteger),
+    sa.Column("codec", sa.String(32)),
+    sa.Column("chunks", sa.BigInteger),
+    sa.Column("distinct_chunks", sa.BigInteger),
+)
+_NAMED = images.c.name != sa.literal_column("''")
+sa.Index("images_name", images.c.folder_id, images.c.name, unique=True, sqlite_where=_NAMED, postgresql_where=_NAMED)
+sa.Index("images_folder", images.c.folder_id, images.c.id)
+
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("id", sa.String(50), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("image_id", sa.String(50), nullable=False),
+    sa.Column("folder_id", sa.String(50), nullable=False),
+    sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(100), nullable=False),
+    sa.Column("modified_at_us", sa.BigInteger, nullable=False),
+    sa.Column("done", sa.Boolean, nullable=False),
+    sa.Column("error", sa.LargeBinary),
+    sa.Column("response", sa.LargeBinary),
+    sa.Column("source", sa.LargeBinary),  # sealed, because a URL's query may be a secret; null when done
+    sa.Column("lease_owner", sa.String(100), nullable=False),
+    sa.Column("lease_until_us", sa.BigInteger, nullable=False),  # 0: nobody works on it
+    sa.Column("epoch", sa.BigInteger, nullable=False),  # grows with each claim: an older worker cannot commit
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("progress", sa.JSON(none_as_null=True)),
+)
+_PENDING = operations.c.done.is_(sa.false())
+sa.Index(
+    "operations_pending", operations.c.created_at_us, operations.c.id, sqlite_where=_PENDING, postgresql_where=_PENDING
+)
+sa.Index("operations_image", operations.c.image_id)
+
+
+def create_tables(tx: Connection) -> None:
+    """Create what is missing. Raises StoreIncompatible when the tables were made by another version."""
+    metadata.create_all(tx)
+    version = tx.execute(sa.select(versions.c.version).where(versions.c.id == 1)).scalar()
+    if version is None:
+        tx.execute(sa.insert(versions).values(id=1, version=SCHEMA_VERSION))
+    elif version != SCHEMA_VERSION:
+        raise StoreIncompatible(
+            f"the catalogue has schema version {version}, this program knows {SCHEMA_VERSION}: "
+            "use the version of dataplane that made it"
+        )

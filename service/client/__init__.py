@@ -1,0 +1,1 @@
+"""The gRPC client for people behind `dataplane image`."""

@@ -1,0 +1,163 @@
+"""Between protobuf messages and the values of `service.model`; nothing is decided here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import empty_pb2, json_format, timestamp_pb2
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from service._pb.dataplane.v1 import image_details_pb2 as details
+from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2, image_pb2
+from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
+from service._pb.yandex.cloud.operation import operation_pb2
+from service.model import Image, ImageContent, ImageSpec, Json, Operation, OperationKind, disk_size_for
+
+if TYPE_CHECKING:
+    from dataplane import Sizes
+
+_DESCRIPTIONS = {OperationKind.CREATE_IMAGE: "Create image", OperationKind.DELETE_IMAGE: "Delete image"}
+_RESPONSES: dict[OperationKind, type[Message]] = {
+    OperationKind.CREATE_IMAGE: image_pb2.Image,
+    OperationKind.DELETE_IMAGE: empty_pb2.Empty,
+}
+_STAGES = {
+    "queued": details.Progress.QUEUED,
+    "opening": details.Progress.OPENING,
+    "reading": details.Progress.READING,
+    "committing": details.Progress.COMMITTING,
+    "done": details.Progress.DONE,
+}
+
+
+def image_spec(request: images.CreateImageRequest) -> ImageSpec:
+    """Return what a valid request asks for. An operating system that is not named is Linux."""
+    os = image_pb2.Os()
+    os.CopyFrom(request.os)
+    if os.type == image_pb2.Os.TYPE_UNSPECIFIED:
+        os.type = image_pb2.Os.LINUX
+    hardware = request.hardware_generation if request.HasField("hardware_generation") else None
+    return ImageSpec(
+        folder_id=request.folder_id,
+        name=request.name,
+        description=request.description,
+        labels=dict(request.labels),
+        family=request.family,
+        min_disk_size=request.min_disk_size,
+        product_ids=tuple(request.product_ids),
+        os=_to_json(os),
+        pooled=request.pooled,
+        hardware_generation=_to_json(hardware) if hardware is not None else None,
+    )
+
+
+def image_message(image: Image) -> image_pb2.Image:
+    """Return the image as the API shows it; sizes are 0 until it is READY."""
+    spec = image.spec
+    message = image_pb2.Image(
+        id=image.id,
+        folder_id=spec.folder_id,
+        created_at=timestamp(image.created_at_us),
+        name=spec.name,
+        description=spec.description,
+        labels=spec.labels,
+        family=spec.family,
+        min_disk_size=spec.min_disk_size,
+        product_ids=spec.product_ids,
+        status=image_pb2.Image.Status.ValueType(image.status),
+        pooled=spec.pooled,
+    )
+    json_format.ParseDict(spec.os, message.os, ignore_unknown_fields=True)
+    if spec.hardware_generation is not None:
+        hardware = hardware_generation_pb2.HardwareGeneration()
+        json_format.ParseDict(spec.hardware_generation, hardware, ignore_unknown_fields=True)
+        message.hardware_generation.CopyFrom(hardware)
+    if image.content is not None:
+        message.storage_size = image.content.storage_size
+        message.size = disk_size_for(image.content.virtual_size)
+    return message
+
+
+def operation_message(operation: Operation) -> operation_pb2.Operation:
+    """Return the operation as the API shows it: metadata always, then exactly one of error and response when done."""
+    message = operation_pb2.Operation(
+        id=operation.id,
+        description=_DESCRIPTIONS[operation.kind],
+        created_at=timestamp(operation.created_at_us),
+        created_by=operation.created_by,
+        modified_at=timestamp(operation.modified_at_us),
+        done=operation.done,
+    )
+    if operation.kind is OperationKind.CREATE_IMAGE:
+        message.metadata.Pack(images.CreateImageMetadata(image_id=operation.image_id))
+    else:
+        message.metadata.Pack(images.DeleteImageMetadata(image_id=operation.image_id))
+    if operation.error is not None:
+        message.error.CopyFrom(status_pb2.Status.FromString(operation.error))
+    elif operation.response is not None:
+        message.response.Pack(_RESPONSES[operation.kind].FromString(operation.response))
+    return message
+
+
+def image_content(sizes: Sizes, root: bytes) -> ImageContent:
+    """Return what the catalogue keeps of an import's result."""
+    return ImageContent(
+        root=root,
+        virtual_size=sizes.virtual_size,
+        data_size=sizes.data_size,
+        storage_size=sizes.storage_size,
+        allocated_size=sizes.allocated_size,
+        chunk_size=sizes.chunk_size,
+        codec=sizes.codec,
+        chunks=sizes.chunks,
+        distinct_chunks=sizes.distinct_chunks,
+    )
+
+
+def sizes_message(image: Image, content: ImageContent) -> details.ImageSizes:
+    """Return every size of a READY image, in bytes."""
+    return details.ImageSizes(
+        image_id=image.id,
+        root=content.root,
+        virtual_size=content.virtual_size,
+        data_size=content.data_size,
+        storage_size=content.storage_size,
+        allocated_size=content.allocated_size,
+        chunk_size=content.chunk_size,
+        codec=content.codec,
+        chunks=content.chunks,
+        distinct_chunks=content.distinct_chunks,
+    )
+
+
+def progress_message(operation: Operation) -> details.Progress:
+    """Return how far the operation was at its last heartbeat."""
+    noted: dict[str, Any] = operation.progress or {}
+    stage = "done" if operation.done else noted.get("stage", "queued")
+    message = details.Progress(
+        operation_id=operation.id,
+        stage=_STAGES.get(stage, details.Progress.STAGE_UNSPECIFIED),
+        done=operation.done,
+        total_bytes=noted.get("total_bytes", 0),
+        position_bytes=noted.get("position_bytes", 0),
+        read_bytes=noted.get("read_bytes", 0),
+        zero_bytes=noted.get("zero_bytes", 0),
+        duplicate_bytes=noted.get("duplicate_bytes", 0),
+        new_bytes=noted.get("new_bytes", 0),
+        written_bytes=noted.get("written_bytes", 0),
+        seconds=noted.get("seconds", 0.0),
+        bytes_per_second=noted.get("rate", 0.0),
+    )
+    if not operation.done and noted.get("eta_s") is not None:
+        message.eta_seconds = noted["eta_s"]
+    return message
+
+
+def timestamp(time_us: int) -> timestamp_pb2.Timestamp:
+    """Return microseconds since 1970 as a protobuf timestamp."""
+    return timestamp_pb2.Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+
+
+def _to_json(message: Message) -> Json:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)

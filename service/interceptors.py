@@ -1,0 +1,132 @@
+"""What every call goes through: a request id, the check of its caller, the mapping of errors, a line in the log."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import grpc
+
+from service import status
+from service.auth import OPEN_SERVICES, Caller, DevAuthenticator
+from service.faults import InvalidRequest, Violation
+from service.log import get_logger
+
+log = get_logger(__name__)
+_call = threading.local()  # each call runs in one thread of the server's pool from beginning to end
+
+ANONYMOUS = Caller(subject_id="")
+
+
+class _Undecodable:
+    """Stands for a request whose bytes are not a message of its type."""
+
+
+_UNDECODABLE = _Undecodable()
+
+
+def caller() -> Caller:
+    """Return who made the call that this thread is serving."""
+    found: Caller = _call.caller
+    return found
+
+
+class CallInterceptor(grpc.ServerInterceptor):
+    """Wraps the handlers of every service, the generated ones that only say UNIMPLEMENTED included."""
+
+    def __init__(self, authenticator: DevAuthenticator) -> None:
+        self._authenticator = authenticator
+
+    def intercept_service(
+        self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Return the handler for a call, wrapped; None when there is no such method."""
+        handler = continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith("/grpc."):  # health and reflection look after themselves
+            return handler
+        decode = _tolerant(handler.request_deserializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream), decode, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary), decode, handler.response_serializer
+        )
+
+    def _unary(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def serve(request: Any, context: grpc.ServicerContext) -> Any:
+            call = _Call(method, context)
+            try:
+                self._begin(call, request)
+                answer = behaviour(request, context)
+            except Exception as error:
+                call.abort(error)
+            call.end("OK")
+            return answer
+
+        return serve
+
+    def _stream(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
+        def serve(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            call = _Call(method, context)
+            try:
+                self._begin(call, request)
+                yield from behaviour(request, context)
+            except Exception as error:
+                call.abort(error)
+            call.end("OK")
+
+        return serve
+
+    def _begin(self, call: _Call, request: Any) -> None:
+        _call.caller = ANONYMOUS
+        call.context.send_initial_metadata((("x-request-id", call.request_id),))
+        if call.service not in OPEN_SERVICES:
+            _call.caller = self._authenticator.authenticate(call.context.invocation_metadata())
+        if request is _UNDECODABLE:
+            raise InvalidRequest([Violation("request", "its bytes are not a message of this method")])
+
+
+class _Call:
+    """One call on its way through the server."""
+
+    def __init__(self, method: str, context: grpc.ServicerContext) -> None:
+        self.method = method.lstrip("/")
+        self.service = self.method.partition("/")[0]
+        self.context = context
+        self.request_id = str(uuid.uuid4())
+        self._began_s = time.monotonic()
+
+    def abort(self, error: Exception) -> NoReturn:
+        """Answer with `error`: its code, one line, and particulars in `grpc-status-details-bin`."""
+        answer = status.status_of(error, trace_id=f"request {self.request_id}")
+        code = status.grpc_code(answer.code)
+        if not status.is_foreseen(error) and not isinstance(error, NotImplementedError):
+            log.error("call failed unforeseen", error=error, method=self.method, request_id=self.request_id)
+        self.end(code.name)
+        self.context.set_trailing_metadata((("grpc-status-details-bin", answer.SerializeToString()),))
+        self.context.abort(code, answer.message)
+
+    def end(self, code: str) -> None:
+        """Log the call; reads that went well, of which every poll is one, only where the log is set to show all."""
+        who: Caller = getattr(_call, "caller", ANONYMOUS)
+        elapsed_ms = round((time.monotonic() - self._began_s) * 1000, 1)
+        is_read = self.method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
+        write = log.debug if is_read and code == "OK" else log.info
+        write("call", method=self.method, code=code, ms=elapsed_ms, request_id=self.request_id, subject=who.subject_id)
+
+
+def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Let bytes that are no message reach the handler, which can say INVALID_ARGUMENT; gRPC itself says INTERNAL."""
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:
+            return _UNDECODABLE
+
+    return tolerant

@@ -1,0 +1,67 @@
+"""Structured logs: one JSON object a line on stderr. URLs lose their query, whoever logs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from service.redact import redact
+
+_ROOT = "dataplane.service"
+
+
+class Logger:
+    """Logs an event with fields; fields are strings, numbers or booleans."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log what only helps to find a defect."""
+        self._logger.debug(event, extra={"fields": fields})
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log what happened."""
+        self._logger.info(event, extra={"fields": fields})
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log what the service overcame."""
+        self._logger.warning(event, extra={"fields": fields})
+
+    def error(self, event: str, *, error: BaseException | None = None, **fields: object) -> None:
+        """Log a defect or failure of the service; the traceback of `error` goes along."""
+        self._logger.error(event, exc_info=error, extra={"fields": fields})
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": redact(record.getMessage()),
+            "pid": os.getpid(),
+        }
+        fields: dict[str, object] = getattr(record, "fields", {})
+        line |= {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
+        if record.exc_info:
+            line["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, default=str)
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger of a module of the service."""
+    return Logger(logging.getLogger(f"{_ROOT}.{name.removeprefix('service.')}"))
+
+
+def configure() -> None:
+    """Send the service's log, and warnings of its libraries, to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(_ROOT).setLevel(logging.INFO)

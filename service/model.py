@@ -1,0 +1,115 @@
+"""Values the service works with; the catalogue stores them, `convert` turns them into protobuf messages."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any
+
+MIB = 1 << 20
+DISK_SIZE_STEP = 4 * MIB
+"""Sizes of disks and images are multiples of this many bytes."""
+
+_ID_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH = 20
+IMAGE_ID_PREFIX = "fd8"
+OPERATION_ID_PREFIX = "fdp"
+
+Json = dict[str, Any]
+
+
+class ImageStatus(IntEnum):
+    """Where an image is in its life; numbers are those of the API."""
+
+    CREATING = 1
+    READY = 2
+    ERROR = 3
+    DELETING = 4
+
+
+class OperationKind(StrEnum):
+    """What an operation does; decides the types of its metadata and response."""
+
+    CREATE_IMAGE = "create_image"
+    DELETE_IMAGE = "delete_image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """What the caller asked an image to be. `min_disk_size` is in bytes, 0 when it was not given."""
+
+    folder_id: str
+    name: str
+    description: str
+    labels: Mapping[str, str]
+    family: str
+    min_disk_size: int
+    product_ids: tuple[str, ...]
+    os: Json
+    pooled: bool
+    hardware_generation: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageContent:
+    """What an image turned out to hold. Sizes are in bytes; `root` names the content."""
+
+    root: bytes
+    virtual_size: int
+    data_size: int
+    storage_size: int
+    allocated_size: int
+    chunk_size: int
+    codec: str
+    chunks: int
+    distinct_chunks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image as the catalogue has it; `content` is None until it is READY. Times are in microseconds."""
+
+    id: str
+    spec: ImageSpec
+    status: ImageStatus
+    created_at_us: int
+    content: ImageContent | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A long-running call. `error` and `response` are serialized messages, exactly one of them when `done`."""
+
+    id: str
+    kind: OperationKind
+    image_id: str
+    folder_id: str
+    created_at_us: int
+    created_by: str
+    modified_at_us: int
+    done: bool
+    error: bytes | None
+    response: bytes | None
+    source: bytes | None  # sealed; gone when done
+    epoch: int
+    attempts: int
+    cancel_requested: bool
+    progress: Json | None
+
+
+def now_us() -> int:
+    """Return the time of day in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def new_id(prefix: str) -> str:
+    """Return a new id of 20 lower-case letters and digits that begins with `prefix`."""
+    return prefix + "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH - len(prefix)))
+
+
+def disk_size_for(virtual_size: int) -> int:
+    """Return the smallest disk, in bytes, that holds `virtual_size` bytes: a multiple of 4 MiB, at least one."""
+    return max(1, -(-virtual_size // DISK_SIZE_STEP)) * DISK_SIZE_STEP

@@ -1,0 +1,1 @@
+"""Long-running work: how an operation is claimed, kept alive, cancelled, finished and undone."""

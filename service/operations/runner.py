@@ -1,0 +1,179 @@
+"""Runs one claimed operation: opens the source, imports it, and ends the operation one way or another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from google.rpc import status_pb2
+from sqlalchemy.engine import Connection
+
+from dataplane import ImageSource, PreparedImport, Progress, Store, open_source, prepare_import
+from dataplane.errors import Cancelled, DataplaneError, SourceUnavailable
+from service import convert, status
+from service.catalog import image_rows, operation_rows
+from service.catalog.database import Database
+from service.faults import InvalidRequest, LeaseLost, Violation
+from service.log import get_logger
+from service.model import Operation, disk_size_for, now_us
+from service.operations import ending
+from service.operations.heartbeat import LEASE_S, Heartbeat, Stop, snapshot
+from service.operations.opening import open_unless_cancelled
+from service.sealing import Sealer
+from service.validation import is_web_url
+
+ATTEMPTS_MAX = 3
+"""Workers that one operation may take down before it is given up."""
+
+log = get_logger(__name__)
+
+
+class WorkerCrashed(DataplaneError):
+    """An import ended the process of every worker that tried it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcePolicy:
+    """Which URLs may be read. `allow` holds hosts that are allowed although their addresses are private."""
+
+    allow: Sequence[str]
+    allow_http: bool
+
+
+class Runner:
+    """Claims and runs operations, one at a time."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: Store,
+        sealer: Sealer,
+        policy: SourcePolicy,
+        owner: str,
+        draining: threading.Event,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._sealer = sealer
+        self._policy = policy
+        self._owner = owner
+        self._draining = draining
+
+    def run_one(self) -> bool:
+        """Run the oldest waiting operation to its end; False when nothing waits."""
+        operation = self._claim()
+        if operation is None:
+            return False
+        log.info("operation claimed", operation_id=operation.id, image_id=operation.image_id, epoch=operation.epoch)
+        progress = Progress()
+        try:
+            with Heartbeat(self._database, operation, progress, self._draining) as heartbeat:
+                self._run(operation, progress, heartbeat)
+        except LeaseLost as error:
+            log.warning("operation lost", operation_id=operation.id, reason=str(error))
+        return True
+
+    def _claim(self) -> Operation | None:
+        with self._database.read() as tx:
+            if not operation_rows.any_waiting(tx, now_us=now_us()):
+                return None
+        return self._database.write(
+            lambda tx: operation_rows.claim(tx, owner=self._owner, now_us=now_us(), lease_us=int(LEASE_S * 1_000_000))
+        )
+
+    def _run(self, operation: Operation, progress: Progress, heartbeat: Heartbeat) -> None:
+        try:
+            if operation.cancel_requested:
+                raise Cancelled("cancelled before it began")
+            if operation.attempts > ATTEMPTS_MAX:
+                raise WorkerCrashed(f"the import ended its worker process {ATTEMPTS_MAX} times and was given up")
+            self._import(operation, progress, heartbeat)
+        except LeaseLost:
+            self._end_lost(operation)
+        except Cancelled:
+            self._end_stopped(operation, heartbeat.reason or Stop.CANCELLED)
+        except Exception as error:
+            if heartbeat.reason is not None:  # whatever it says, it comes from being interrupted
+                self._end_stopped(operation, heartbeat.reason)
+                return
+            if not status.is_foreseen(error):
+                log.error("import failed unforeseen", error=error, operation_id=operation.id)
+            self._end_failed(operation, error)
+        else:
+            log.info("operation done", operation_id=operation.id, image_id=operation.image_id)
+
+    def _import(self, operation: Operation, progress: Progress, heartbeat: Heartbeat) -> None:
+        uri = self._sealer.unseal(operation.source or b"")
+        if not is_web_url(uri):  # checked before; a path must never be opened whatever happens to the check
+            raise SourceUnavailable("the source is not an http or https URL")
+        with self._database.read() as tx:
+            image = image_rows.get(tx, operation.image_id)
+        if image is None:
+            raise LeaseLost(f"image {operation.image_id} is gone")
+        with open_unless_cancelled(partial(self._open, uri), heartbeat.cancelled) as source:
+            min_disk_size = _min_disk_size(image.spec.min_disk_size, source.virtual_size)
+            heartbeat.interrupt = source.close
+            with prepare_import(
+                self._store, source, domain=operation.folder_id, progress=progress, cancelled=heartbeat.cancelled
+            ) as prepared:
+                self._database.write(self._completion(operation, prepared, progress, min_disk_size))
+
+    def _open(self, uri: str) -> ImageSource:
+        return open_source(uri, allow_source=self._policy.allow, allow_http=self._policy.allow_http)
+
+    def _completion(
+        self, operation: Operation, prepared: PreparedImport, progress: Progress, min_disk_size: int
+    ) -> Callable[[Connection], None]:
+        content = convert.image_content(prepared.sizes, prepared.root)
+
+        def pin(tx: Connection) -> None:
+            prepared.pin(operation.image_id, connection=tx.connection.driver_connection)
+
+        def complete(tx: Connection) -> None:
+            ending.succeed(
+                tx,
+                operation,
+                content=content,
+                min_disk_size=min_disk_size,
+                progress=snapshot(progress),
+                pin=pin,
+            )
+
+        return complete
+
+    def _end_lost(self, operation: Operation) -> None:
+        """A cancel that came during the last step looks like a lost lease: then the operation is still ours to end."""
+        ended = self._undo(operation, ending.CANCELLED) if self._cancel_requested(operation) else False
+        log.info("operation ended by others", operation_id=operation.id, cancelled=ended)
+
+    def _end_stopped(self, operation: Operation, reason: Stop) -> None:
+        if reason is Stop.CANCELLED:
+            self._undo(operation, ending.CANCELLED)
+        elif reason is Stop.DRAINED:
+            self._database.write(lambda tx: operation_rows.release(tx, operation.id, epoch=operation.epoch))
+        log.info("operation stopped", operation_id=operation.id, image_id=operation.image_id, reason=reason.value)
+
+    def _end_failed(self, operation: Operation, error: Exception) -> None:
+        failure = status.status_of(error, trace_id=f"operation {operation.id}")
+        self._undo(operation, failure)
+        log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
+
+    def _undo(self, operation: Operation, failure: status_pb2.Status) -> bool:
+        return self._database.write(lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=failure))
+
+    def _cancel_requested(self, operation: Operation) -> bool:
+        with self._database.read() as tx:
+            current = operation_rows.get(tx, operation.id)
+        return current is not None and current.epoch == operation.epoch and current.cancel_requested
+
+
+def _min_disk_size(asked: int, virtual_size: int) -> int:
+    """Return the image's min_disk_size in bytes. Raises InvalidRequest when `asked` is too small for its content."""
+    least = disk_size_for(virtual_size)
+    if asked and asked < least:
+        problem = f"{asked} is too small for this image: the minimum is {least} bytes"
+        raise InvalidRequest([Violation("min_disk_size", problem)])
+    return asked or least

@@ -1,0 +1,72 @@
+"""Which services a server offers, and the gRPC server they are registered with."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service._pb.dataplane.v1 import image_details_pb2, image_details_pb2_grpc
+from service._pb.yandex.cloud.compute.v1 import image_service_pb2, image_service_pb2_grpc
+from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2, api_endpoint_service_pb2_grpc
+from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2, iam_token_service_pb2_grpc
+from service._pb.yandex.cloud.operation import operation_service_pb2, operation_service_pb2_grpc
+from service.auth import DevAuthenticator
+from service.images import Images
+from service.interceptors import CallInterceptor
+from service.operations.use_cases import Operations
+from service.servicers.endpoint import ApiEndpointServicer
+from service.servicers.iam_token import DevIamTokenServicer
+from service.servicers.image import ImageServicer
+from service.servicers.image_details import ImageDetailsServicer
+from service.servicers.operation import OperationServicer
+
+THREADS = 24
+CALLS_MAX = 512
+"""Calls that are served or wait for a thread; more are refused with RESOURCE_EXHAUSTED, which SDKs retry."""
+
+SERVICES = tuple(
+    service.full_name
+    for file in (
+        image_service_pb2.DESCRIPTOR,
+        operation_service_pb2.DESCRIPTOR,
+        api_endpoint_service_pb2.DESCRIPTOR,
+        iam_token_service_pb2.DESCRIPTOR,
+        image_details_pb2.DESCRIPTOR,
+    )
+    for service in file.services_by_name.values()
+)
+
+
+def new_grpc_server() -> grpc.Server:
+    """Return a gRPC server without services or ports, whose calls all pass the interceptor."""
+    return grpc.server(
+        ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
+        interceptors=[CallInterceptor(DevAuthenticator())],
+        options=[("grpc.so_reuseport", 0)],  # a second server on the same port is a mistake
+        maximum_concurrent_rpcs=CALLS_MAX,
+    )
+
+
+def register(
+    server: grpc.Server, *, images: Images, operations: Operations, announced: str, draining: threading.Event
+) -> health.HealthServicer:
+    """Add every service to `server`; return the one that answers for its health, SERVING.
+
+    `announced` is the HOST:PORT that SDKs are told; `draining` ends streams when it is set.
+    """
+    image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(images), server)
+    operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
+    api_endpoint_service_pb2_grpc.add_ApiEndpointServiceServicer_to_server(ApiEndpointServicer(announced), server)
+    iam_token_service_pb2_grpc.add_IamTokenServiceServicer_to_server(DevIamTokenServicer(), server)
+    details = ImageDetailsServicer(images, operations, draining)
+    image_details_pb2_grpc.add_ImageDetailsServiceServicer_to_server(details, server)
+    answers = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    for name in ("", *SERVICES):
+        answers.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return answers
