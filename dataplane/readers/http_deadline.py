@@ -100,6 +100,7 @@ class _RedactQueries(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = self._QUERY.sub("?…", record.getMessage()), ()
+        record.exc_info = None  # its text may repeat what the server sent, which may repeat the query
         return True
 
 

@@ -233,6 +233,9 @@ def test_compressed_last_cluster_ends_with_the_file(tmp_path: Path, compression:
         assert source.decoded_size_max == size
         packed = [extent for extent in extents if extent.codec]
         assert packed[-1].source_offset + packed[-1].source_length == source.readers[0].size
+    # Bounds end with a sector, not a sector's length behind wherever the data begins, and never behind the file.
+    ends = {extent.source_offset + extent.source_length for extent in packed}
+    assert all(end % 512 == 0 for end in ends - {(tmp_path / "disk").stat().st_size})
 
 
 def test_compressed_last_cluster_is_clipped_to_the_disk(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_huge_sparse_image_takes_milliseconds(tmp_path: Path, size: str, cluster
         with open_source(path) as source:
             list(source.extents())
         best_s = min(best_s, time.perf_counter() - started)
-    assert best_s < 0.1
+    assert best_s < 0.2
     with open_source(path) as source:
         assert sum(extent.length for extent in checked_extents(source) if extent.kind == ExtentKind.DATA) <= 4 * MIB
 

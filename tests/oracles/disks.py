@@ -55,13 +55,18 @@ class Disk:
 
 
 def execute(
-    extents: Sequence[Extent], readers: Sequence[bytes], *, window_size: int, chunk_size: int, key: bytes | None
+    extents: Sequence[Extent],
+    readers: Sequence[bytes | bytearray],
+    *,
+    window_size: int,
+    chunk_size: int,
+    key: bytes | None,
 ) -> Disk:
     """Return the disk that neighbouring `extents` describe, with `readers` as the bytes they name."""
     start = extents[0].offset // window_size * window_size
     end = extents[-1].offset + extents[-1].length
     plain = bytearray(-(-(end - start) // chunk_size) * chunk_size)
-    touched = set()
+    touched: set[int] = set()
     for extent in extents:
         if extent.kind == ExtentKind.DATA:
             at = extent.offset - start
@@ -74,9 +79,9 @@ def execute(
     return Disk(chunks, chunk_size, end)
 
 
-def fetch(extent: Extent, stored: bytes) -> bytes:
+def fetch(extent: Extent, stored: bytes | bytearray) -> bytes:
     """Return the bytes of a DATA extent."""
-    encoded = stored[extent.source_offset : extent.source_offset + extent.source_length]
+    encoded = bytes(stored[extent.source_offset : extent.source_offset + extent.source_length])
     if not extent.decoded_length:
         return encoded
     decoded = decompress(extent.codec, encoded, extent.decoded_length)
