@@ -127,7 +127,8 @@ cdef class RunBuilder:
         cdef Py_ssize_t kept = 0
         cdef Py_ssize_t i
         with nogil:
-            qsort(self.entries, self.count, sizeof(dp_run_entry), dp_compare_entries)
+            if self.count > 1:
+                qsort(self.entries, self.count, sizeof(dp_run_entry), dp_compare_entries)
             for i in range(self.count):
                 if kept == 0 or memcmp(self.entries[i].id, self.entries[kept - 1].id, 32) != 0:
                     self.entries[kept] = self.entries[i]

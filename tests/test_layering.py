@@ -27,7 +27,8 @@ RANKS = {
     "dataplane.analysis": 6,
     "dataplane": 7,  # the public names, which __init__.py fetches from everywhere below
     "dataplane.cli": 8,
-    "service": 9,
+    "dataplane.__main__": 9,
+    "service": 10,
 }
 
 SERVICE_MAY_USE = ("dataplane", "dataplane.errors", "dataplane.limits")

@@ -1,4 +1,4 @@
-"""The scan kernel: for every chunk of a buffer, the zero test and the digest in one pass; and digests of single buffers."""
+"""The scan kernel: the zero test and the digest of every chunk of a buffer in one pass; and digests of single buffers."""
 
 from enum import IntEnum
 

@@ -1,8 +1,8 @@
 """A writer's own folder under tmp/: what is in it belongs to no image yet, and goes when the writer does.
 
 The folder is held by a file lock, which the kernel drops with the process: a folder whose lock can be taken is what a
-killed writer left behind, whatever the clock says, and the next writer removes it. Folders are made and removed under one
-more lock, so that nobody mistakes a folder that is just being made for an abandoned one.
+killed writer left behind, whatever the clock says, and the next writer removes it. Folders are made and removed under
+one more lock, so that nobody mistakes a folder that is just being made for an abandoned one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def int64_rows(rows: Sequence[Sequence[int]], columns: int) -> memoryview:
-    """Return rows of signed 64-bit integers as one C-contiguous view; no rows are a view of shape (1, columns) cut off."""
+    """Return rows of signed 64-bit integers as one C-contiguous view of shape (rows, columns)."""
     flat = array("q", [cell for row in rows for cell in row] or [0] * columns)
     view = memoryview(flat).cast("B").cast("q", (len(flat) // columns, columns))
     return view if rows else view[:0]

@@ -150,7 +150,9 @@ def test_digests_are_frozen() -> None:
         (0, 64, 0, 1, None),
     ],
 )
-def test_scan_wrong_shape_is_refused(length: int, chunk_size: int, digests: int, states: int, key: bytes | None) -> None:
+def test_scan_wrong_shape_is_refused(
+    length: int, chunk_size: int, digests: int, states: int, key: bytes | None
+) -> None:
     with pytest.raises(ValueError, match=r"."):
         scan.scan_chunks(bytes(length), chunk_size, bytearray(digests), bytearray(states), key)
 

@@ -1,0 +1,40 @@
+# Builds, shows and checks the project; `make` lists what there is. PYTHON chooses the interpreter for .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test test-slow lint bench clean
+
+help:  ## list these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup:  ## install what is missing: Debian packages, .venv, the project with its development tools
+	@.ci/setup-system.sh
+	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) on the path; install python3" >&2; exit 1; }
+	@$(PYTHON) .ci/setup_venv.py
+
+demo: setup  ## a real disk behind a URL becomes an image, through gRPC (about a minute)
+	@$(BIN)/python -m benchmarks.demo
+
+test: lint  ## what has to pass before a change lands: lint and every test that is not slow
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: setup  ## the tests that take minutes
+	@$(BIN)/python -m pytest -q -m slow
+
+# cython-lint looks for pycodestyle on the path.
+lint: setup  ## style and types
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "lint: run $(BIN)/ruff format" >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
+
+bench: setup  ## speeds, each beside the rate it is measured against
+	@$(BIN)/python -m pytest -q --benchmark-only -o addopts=--strict-markers -o python_files='bench_*.py' benchmarks
+
+clean:  ## remove everything that the targets above made, .venv included
+	rm -rf .venv .corpus .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist *.egg-info
+	rm -rf service/_pb dataplane/_native/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
