@@ -9,7 +9,9 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from shutil import which
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -23,6 +25,7 @@ DEBUG = os.environ.get("DATAPLANE_DEBUG") == "1"
 ANNOTATE = os.environ.get("DATAPLANE_ANNOTATE") == "1"
 SANITIZE = os.environ.get("DATAPLANE_SANITIZE") == "1"
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 
 CFLAGS = ["-O0", "-g3", "-UNDEBUG"] if DEBUG else ["-O3", "-g1"]
 CFLAGS += ["-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wno-unused-function", "-Wno-unused-variable"]
@@ -52,30 +55,20 @@ KERNELS = {  # native module: libraries it links
 
 
 def blake3_library():
-    """The official C sources of BLAKE3 with their assembly, as a static library; or None when pkg-config has one."""
-    probe = subprocess.run(["pkg-config", "--exists", "libblake3"], check=False) if which("pkg-config") else None
-    if probe is not None and probe.returncode == 0:
+    """The official C sources of BLAKE3 with their assembly, as a static library; None where pkg-config knows it."""
+    if which("pkg-config") and subprocess.run(["pkg-config", "--exists", "libblake3"], check=False).returncode == 0:
         return None
-    folders = sorted(Path("/usr/share/cargo/registry").glob("blake3-*/c")) + sorted(
-        Path("/usr/share/cargo/registry").glob("blake3-*.*/c")
-    )
-    folders = [folder for folder in folders if (folder / "blake3.c").exists()]
+    folders = [path.parent for path in sorted(Path("/usr/share/cargo/registry").glob("blake3-*/c/blake3.c"))]
     if not folders:
         sys.exit("dataplane: the C sources of BLAKE3 are missing: install libblake3-dev, or librust-blake3-dev")
     folder = folders[-1]
     sources = [folder / "blake3.c", folder / "blake3_dispatch.c", folder / "blake3_portable.c"]
     if X86_64:
         sources += [folder / f"blake3_{isa}_x86-64_unix.S" for isa in ("sse2", "sse41", "avx2", "avx512")]
-    elif platform.machine().lower() in ("aarch64", "arm64"):
+    elif ARM64:
         sources += [folder / "blake3_neon.c"]
-    cflags = ["-O3", "-fvisibility=hidden"]
-    return {"sources": [str(s) for s in sources], "include_dirs": [str(folder)], "cflags": cflags}
-
-
-def which(program):
-    from shutil import which as find
-
-    return find(program)
+    flags = ["-O3", "-fvisibility=hidden"]
+    return {"sources": [str(source) for source in sources], "include_dirs": [str(folder)], "cflags": flags}
 
 
 def static_libraries():
@@ -141,8 +134,6 @@ class BuildLibraries(build_clib):
 
     @staticmethod
     def python_includes():
-        import sysconfig
-
         return {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
 
 

@@ -51,6 +51,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256(f"{ROOT} {sys.version} {[os.environ.get(name) for name in SWITCHES]}".encode())
     files = [Path(__file__), ROOT / "setup.py", ROOT / "pyproject.toml"]
     files += [path for folder in ("ext", "proto") for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
+    files += sorted(NATIVE.glob("*.pxd"))
     for path in files:
         digest.update(f"{path} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
