@@ -164,7 +164,7 @@ def prepare_import(
     started = time.monotonic()
     key = store.domain_key(domain)
     with Workspace(store.layout) as workspace:
-        packs = PackSet(workspace.path)
+        packs = PackSet(workspace.path, key)
         try:
             pipeline = Pipeline(
                 source,

@@ -28,7 +28,7 @@ ZERO_ID = bytes(ID_SIZE)
 
 STORE_FORMAT = "dataplane-store"
 
-PACK_HEADER = struct.Struct("<8sHH4x16s")  # magic, version, flags, nonce
+PACK_HEADER = struct.Struct("<8sHH4x16s16s16x")  # magic, version, flags, nonce, domain tag
 PACK_FOOTER = struct.Struct("<8sHHIQ8x16s16s")  # magic, version, flags, chunks, table offset, table sum, footer sum
 PACK_MAGIC = b"dp-pack\n"
 PACK_END_MAGIC = b"dp-pend\n"
@@ -49,7 +49,7 @@ ROOT_HEADER = struct.Struct(
 ROOT_MAGIC = b"dp-root\n"
 ROOT_ENTRY = struct.Struct("<Q32s")  # page number, page id
 
-assert PACK_HEADER.size == 32
+assert PACK_HEADER.size == 64
 assert PACK_FOOTER.size == 64
 assert RUN_HEADER.size == 64
 assert RUN_FOOTER.size == 64
@@ -63,6 +63,11 @@ DOMAIN_LENGTH_MAX = 255
 def domain_key(secret: bytes, domain: str) -> bytes:
     """Return the key of the chunk ids in a dedup domain: BLAKE3 of its name keyed with the secret, 32 bytes."""
     return blake3(b"dataplane dedup domain v1\0" + domain.encode(), secret)
+
+
+def domain_tag(key: bytes) -> bytes:
+    """Return what tells the packs of one dedup domain from those of another: 16 bytes, no help in finding the key."""
+    return blake3(b"dataplane domain tag v1\0", key)[:16]
 
 
 def secret_check(secret: bytes) -> str:
@@ -133,9 +138,12 @@ class PackTable:
         return len(self.stored_lengths)
 
 
-def pack_header(nonce: bytes) -> bytes:
-    """Return the first bytes of a pack; `nonce` makes the names of packs with equal tables differ."""
-    return PACK_HEADER.pack(PACK_MAGIC, VERSION, 0, nonce)
+def pack_header(nonce: bytes, key: bytes) -> bytes:
+    """Return the first bytes of a pack of chunks whose ids are made with `key`.
+
+    `nonce` makes the names of packs with equal tables differ.
+    """
+    return PACK_HEADER.pack(PACK_MAGIC, VERSION, 0, nonce, domain_tag(key))
 
 
 def pack_table(ids: bytes, stored_lengths: bytes, plain_lengths: bytes) -> bytes:

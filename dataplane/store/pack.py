@@ -19,9 +19,9 @@ from dataplane.store.layout import naming
 class PackWriter:
     """One pack being written. `reserve` is called under the set's lock, `write` is not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: bytes) -> None:
         self.path = folder / f"{secrets.token_hex(8)}.partial"
-        self._header = fmt.pack_header(secrets.token_bytes(fmt.NONCE_SIZE))
+        self._header = fmt.pack_header(secrets.token_bytes(fmt.NONCE_SIZE), key)
         self._ids = bytearray()
         self._stored_lengths = array("I")
         self._plain_lengths = array("I")
@@ -69,10 +69,11 @@ class PackWriter:
 
 
 class PackSet:
-    """The packs of one import, in its workspace. `append` is safe for concurrent use; `finish` ends it."""
+    """The packs of one import into a domain. `append` is safe for concurrent use; `finish` ends it."""
 
-    def __init__(self, folder: Path, pack_size_max: int = PACK_SIZE_MAX) -> None:
+    def __init__(self, folder: Path, key: bytes, pack_size_max: int = PACK_SIZE_MAX) -> None:
         self._folder = folder
+        self._key = key
         self._pack_size_max = pack_size_max
         self._lock = threading.Lock()
         self._current: PackWriter | None = None
@@ -97,7 +98,7 @@ class PackSet:
                 self._retire(pack)
                 pack = None
             if pack is None:
-                pack = self._current = PackWriter(self._folder)
+                pack = self._current = PackWriter(self._folder, self._key)
             offset = pack.reserve(ids, stored_lengths, plain_length, len(encoded))
             self.bytes_written += len(encoded)
         try:

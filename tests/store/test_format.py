@@ -20,7 +20,7 @@ IDS = b"".join(blake3(bytes([n]), SECRET) for n in range(40))
 def small_pack() -> tuple[bytes, bytes]:
     """Return (name, file) of a pack with three chunks."""
     chunks = [b"a" * 10, b"b" * 4096, b"c" * 7]
-    header = fmt.pack_header(NONCE)
+    header = fmt.pack_header(NONCE, SECRET)
     stored = array("I", map(len, chunks)).tobytes()
     table = fmt.pack_table(IDS[:96], stored, array("I", [4096] * 3).tobytes())
     offset = len(header) + sum(map(len, chunks))
@@ -48,8 +48,8 @@ def small_root() -> bytes:
 
 def test_golden_pack_unchanged() -> None:
     name, pack = small_pack()
-    assert blake3(pack).hex() == "a4954b412658fd4427466bb95a384b4cb110999866214c4c9e898d3ab886e3d8"
-    assert name.hex() == "1cf69a411eabaa88713b70b5965262d94d57620d17c04e4f3246f8ab7c5bdba2"
+    assert blake3(pack).hex() == "6421cea0e14a22219583da6d1d21637eb7f909d7e56e0c5fa6630ec8802fa92d"
+    assert name.hex() == "fa0936595ab21cbf737ca16023f83c739f2173e94c7ab3cc67156b89f5aab703"
 
 
 def test_golden_run_unchanged() -> None:

@@ -12,7 +12,7 @@ from dataplane.ingest.importing import import_image
 from dataplane.store.store import Store
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "store-v1"
-ROOT_ID = "88eef462fd123426c78a0d0cc6c2717493d0b2c9a984dfa5889f1e87df1f2ba7"
+ROOT_ID = "a9eea16286a5cbcc58abba9605febea6627b4fc54720e43cf769709bcd529513"
 CONTENT_SHA256 = "ecab7ce3831386eb50dfc24bca95bbbd1443f024e3a7fd637fdd888c77b03aa0"
 
 
