@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import which
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
@@ -35,6 +35,7 @@ if SANITIZE:
     LDFLAGS += ["-fsanitize=address,undefined"]
 
 HEADERS = {
+    "stdlib.h": "libc6-dev",
     "Python.h": "python3-dev",
     "xxhash.h": "libxxhash-dev",
     "zstd.h": "libzstd-dev",
@@ -45,6 +46,7 @@ KERNELS = {  # native module: libraries it links
     "blockio": [],
     "codec": ["zstd", "deflate"],
     "cpu": ["zstd", "deflate"],
+    "packs": [],
     "plan": [],
     "runs": [],
     "scan": [],
@@ -118,6 +120,8 @@ class BuildLibraries(build_clib):
         super().build_libraries(libraries)
 
     def check_headers(self):
+        if which(self.compiler.compiler_so[0]) is None:
+            sys.exit(f"dataplane: the C compiler {self.compiler.compiler_so[0]} is missing (Debian package gcc)")
         missing = []
         for header, package in HEADERS.items():
             probe = subprocess.run(
@@ -164,6 +168,8 @@ class BuildPython(build_py):
 
     def run(self):
         generate_stubs(ROOT / "proto", ROOT / "service" / "_pb")
+        # In a fresh tree the stubs' packages were not there yet when the list of packages was made.
+        self.packages = sorted({*self.packages, *find_packages(str(ROOT), include=["service._pb", "service._pb.*"])})
         super().run()
 
 

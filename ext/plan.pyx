@@ -62,7 +62,7 @@ cdef class Plan:
     cdef const ExtentRow* rows(self) noexcept nogil:
         return <const ExtentRow*> &self.batch[0, 0]
 
-    def check_rows(self, int64_t decoded_size_max):
+    cdef int check_rows(self, int64_t decoded_size_max) except -1:
         """Check every row and gather the totals."""
         cdef const ExtentRow* rows = self.rows()
         cdef Py_ssize_t count = self.batch.shape[0]
@@ -87,8 +87,9 @@ cdef class Plan:
                         self.source_length_max = max(self.source_length_max, rows[i].source_length)
         if wrong != NULL:
             raise ValueError(f"extent {i} at {rows[i].offset} with length {rows[i].length} {wrong.decode()}")
+        return 0
 
-    def cut_windows(self):
+    cdef int cut_windows(self) except -1:
         """Find the windows that hold a DATA row; a row over many whole windows is one run of them."""
         cdef const ExtentRow* rows = self.rows()
         cdef Py_ssize_t i
@@ -124,6 +125,7 @@ cdef class Plan:
         if self.run_count:
             run = &self.runs[self.run_count - 1]
             self.window_count = run.first_window + run.count
+        return 0
 
     cdef int64_t last_window_at(self) noexcept nogil:
         """Return the offset of the last window there is."""

@@ -348,6 +348,36 @@ cdef class RunSet:
                 return self.bases[r] + entry.pack, entry.offset, entry.stored_length, entry.plain_length
         return None
 
+    def chunks_of(self, uint32_t pack) -> tuple[bytes, object, object, object]:
+        """Return the chunks that the runs know in pack number `pack`, in the order of their ids: (ids, offsets, stored
+        lengths, plain lengths) as bytes and arrays of int64, uint32, uint32.
+
+        Looks at every entry: meant for a pack whose own table is lost.
+        """
+        cdef bytearray ids = bytearray()
+        cdef object offsets = array("q")
+        cdef object stored_lengths = array("I")
+        cdef object plain_lengths = array("I")
+        cdef int64_t bad = -1
+        cdef Py_ssize_t r
+        cdef uint64_t i
+        cdef Run run
+        cdef const dp_run_entry* entry
+        for r in range(self.run_count):
+            run = <Run> self.runs[r]
+            if not self.bases_view[r] <= pack < self.bases_view[r + 1]:
+                continue
+            for i in range(run.entry_count):
+                entry = run.entries + i
+                if not run.touch(entry, ENTRY_SIZE, &bad):
+                    raise RunCorrupt(r, bad)
+                if entry.pack == pack - self.bases_view[r]:
+                    ids += entry.id[:32]
+                    offsets.append(entry.offset)
+                    stored_lengths.append(entry.stored_length)
+                    plain_lengths.append(entry.plain_length)
+        return bytes(ids), offsets, stored_lengths, plain_lengths
+
     def locate(self, const uint8_t[::1] ids not None, int64_t offset, int64_t chunk_size, int64_t end) -> memoryview:
         """Return the extents of neighbouring chunks as a batch of int64 rows (see dataplane.extent), readers being
         packs.

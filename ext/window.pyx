@@ -308,10 +308,10 @@ cdef class Window:
         """Return the row's encoded bytes, or NULL after noting the failure."""
         cdef const uint8_t* found = NULL
         cdef int error
+        self.read_bytes += row.source_length  # what was asked for, not what one read for several brought along
         if fd < 0:
             if not find_staged(staged, row, row.source_offset, row.source_length, &found):
                 self.fail(NOT_STAGED, row, row.source_offset, 0)
-            self.read_bytes += row.source_length
             return found
         if self.encoded_reader != row.reader or row.source_offset < self.encoded_offset \
                 or row.source_offset + row.source_length > self.encoded_offset + self.encoded_length:
@@ -325,5 +325,4 @@ cdef class Window:
                 return NULL
             self.encoded_reader = row.reader
             self.encoded_offset = row.source_offset
-            self.read_bytes += self.encoded_length
         return self.encoded + (row.source_offset - self.encoded_offset)

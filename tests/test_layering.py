@@ -25,6 +25,7 @@ RANKS = {
     "dataplane.store": 4,
     "dataplane.ingest": 5,
     "dataplane.analysis": 6,
+    "dataplane.upkeep": 6,
     "dataplane": 7,  # the public names, which __init__.py fetches from everywhere below
     "dataplane.cli": 8,
     "dataplane.__main__": 9,
@@ -44,6 +45,13 @@ HEAVY = (
     "asyncio",
     "multiprocessing",
 )
+
+
+def test_every_package_and_module_has_a_place() -> None:
+    found = {
+        f"dataplane.{path.stem}" for path in (ROOT / "dataplane").iterdir() if path.suffix == ".py" or is_package(path)
+    }
+    assert found - {"dataplane.__init__"} - RANKS.keys() == set()
 
 
 def test_imports_point_down() -> None:
@@ -180,6 +188,11 @@ def imports_of(package: str) -> Iterator[tuple[str, str]]:
                 yield from ((module, f"{origin}.{alias.name}") for alias in node.names)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_module(node.value):
                 yield module, node.value
+
+
+def is_package(path: Path) -> bool:
+    """Return True for a folder of Python modules."""
+    return (path / "__init__.py").exists()
 
 
 def is_module(value: str) -> bool:

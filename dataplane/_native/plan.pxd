@@ -45,6 +45,8 @@ cdef class Plan:
     cdef readonly int64_t source_length_max
     cdef readonly Py_ssize_t reader_max
     cdef const ExtentRow* rows(self) noexcept nogil
+    cdef int check_rows(self, int64_t decoded_size_max) except -1
+    cdef int cut_windows(self) except -1
     cdef PlanWindow locate(self, Py_ssize_t index) noexcept nogil
     cdef int64_t last_window_at(self) noexcept nogil
     cdef bint add_run(self, int64_t offset, Py_ssize_t count, Py_ssize_t row) noexcept nogil

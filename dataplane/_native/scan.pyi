@@ -1,4 +1,4 @@
-"""The scan kernel: the zero test and the digest of every chunk of a buffer in one pass; and digests of single buffers."""
+"""The scan kernel: zero test and digest of every chunk of a buffer in one pass; and digests of single buffers."""
 
 from enum import IntEnum
 

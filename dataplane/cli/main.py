@@ -21,6 +21,7 @@ VERBS = {
     "ls": "list the images of a store",
     "stat": "show the sizes of an image, or of a store",
     "rm": "remove an image from a store",
+    "verify": "read stored chunks again and say what is hurt",
     "measure": "say what images would take in a store, without one",
     "doctor": "show CPU features, kernel variants and library versions",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DIGITS_MAX = 20
 
 
@@ -16,6 +17,25 @@ def parse_size(text: str) -> int:
     if not digits.isascii() or not digits.isdigit() or len(digits) > DIGITS_MAX:
         raise ArgumentTypeError(f"{text!r} is not a size: write a number of bytes, or one with K, M, G or T")
     return int(digits) << UNITS[unit]
+
+
+def parse_share(text: str) -> float:
+    """Return the share that ``5%`` or ``0.05`` names, above 0 and at most 1; raises ArgumentTypeError otherwise."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if 0 < share <= 1:
+        return share
+    raise ArgumentTypeError(f"{text!r} is not a share: write a percentage above 0% and at most 100%")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that ``90``, ``90s``, ``10m``, ``1h`` or ``7d`` name; raises ArgumentTypeError otherwise."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in DURATIONS else (text, "s")
+    if number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX:
+        return float(int(number) * DURATIONS[unit])
+    raise ArgumentTypeError(f"{text!r} is not a duration: write a number with s, m, h or d")
 
 
 def human_size(size: float) -> str:

@@ -146,6 +146,13 @@ def pack_header(nonce: bytes, key: bytes) -> bytes:
     return PACK_HEADER.pack(PACK_MAGIC, VERSION, 0, nonce, domain_tag(key))
 
 
+def parse_pack_header(header: bytes, what: str) -> bytes:
+    """Return the domain tag of a pack; raises Corrupt naming `what`, StoreIncompatible for another version."""
+    magic, version, _flags, _nonce, tag = PACK_HEADER.unpack(header)
+    check_kind(magic, PACK_MAGIC, version, what)
+    return bytes(tag)
+
+
 def pack_table(ids: bytes, stored_lengths: bytes, plain_lengths: bytes) -> bytes:
     """Return a pack's table: the ids, then the stored lengths, then the plain lengths (32-bit each)."""
     return ids + stored_lengths + plain_lengths

@@ -22,7 +22,8 @@ BUSY_TIMEOUT_S = 30.0
 
 SCHEMA = (
     "CREATE TABLE ledger_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE packs (name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL)",
+    """CREATE TABLE packs (
+        name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL, verified_at BIGINT)""",
     "CREATE TABLE runs (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
     """CREATE TABLE pins (
         name TEXT PRIMARY KEY, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
@@ -123,6 +124,19 @@ class Ledger:
     def packs(self) -> dict[bytes, int]:
         """Return the size in bytes of every live pack, by name."""
         return {bytes.fromhex(str(name)): int(str(size)) for name, size in self.query("SELECT name, size FROM packs")}
+
+    def packs_to_verify(self) -> list[bytes]:
+        """Return the names of the live packs, those first that were never verified, then the longest ago."""
+        rows = self.query("SELECT name FROM packs ORDER BY COALESCE(verified_at, 0), name")
+        return [bytes.fromhex(str(name)) for (name,) in rows]
+
+    def mark_verified(self, packs: Iterable[bytes]) -> None:
+        """Note that every chunk of these packs was read again just now."""
+        now = time.time_ns() // 1000
+        with self.transaction() as connection:
+            connection.executemany(
+                "UPDATE packs SET verified_at = ? WHERE name = ?", [(now, name.hex()) for name in packs]
+            )
 
     def runs(self) -> list[bytes]:
         """Return the names of the live runs, the largest first: most look-ups end there."""

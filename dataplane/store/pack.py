@@ -144,6 +144,11 @@ class PackSet:
                 pack.close()
 
 
+def read_domain_tag(path: Path) -> bytes:
+    """Return the tag of the domain whose chunks a pack holds; raises Corrupt, StoreIncompatible or IoFailed."""
+    return fmt.parse_pack_header(read_range(path, 0, fmt.PACK_HEADER.size), f"pack {path.name}")
+
+
 def read_table(path: Path) -> fmt.PackTable:
     """Read and check the table of a pack, as repair and the building of runs do. Raises Corrupt or IoFailed."""
     what = f"pack {path.name}"

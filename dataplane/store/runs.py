@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -53,6 +54,13 @@ class Index:
         if found is None:
             raise Corrupt(f"chunk {id.hex()} is named by a manifest but is in no run of the store")
         return found
+
+    def chunks_of(self, pack: bytes) -> tuple[bytes, array[int], array[int], array[int]]:
+        """Return (ids, offsets, stored lengths, plain lengths) of what the index knows in a pack; reads all of it."""
+        if pack not in self.packs:
+            return b"", array("q"), array("I"), array("I")
+        number = self.packs.index(pack)
+        return self._named(lambda: self._runs.chunks_of(number))
 
     def locate(self, ids: memoryview, offset: int, chunk_size: int, end: int) -> memoryview:
         """Return the extents of neighbouring chunks, readers indexing `packs`; raises Corrupt for a lost one."""

@@ -1,0 +1,1 @@
+"""The dataplane command, run as scripts run it."""

@@ -1,0 +1,1 @@
+"""The store: its bytes, its opening, its ledger."""

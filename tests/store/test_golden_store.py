@@ -12,7 +12,7 @@ from dataplane.ingest.importing import import_image
 from dataplane.store.store import Store
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "store-v1"
-ROOT_ID = "a9eea16286a5cbcc58abba9605febea6627b4fc54720e43cf769709bcd529513"
+ROOT_ID = "b24d6be3c670618b4cca6d61b03669ab12e4ed88b2ea316c42d41ddd3bf7cec5"
 CONTENT_SHA256 = "ecab7ce3831386eb50dfc24bca95bbbd1443f024e3a7fd637fdd888c77b03aa0"
 
 
