@@ -48,6 +48,7 @@ KERNELS = {  # native module: libraries it links
     "cpu": ["zstd", "deflate"],
     "packs": [],
     "plan": [],
+    "run_builder": [],
     "runs": [],
     "scan": [],
     "table": [],

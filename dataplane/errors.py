@@ -63,5 +63,9 @@ class StoreIncompatible(StoreError):
     """The store was written by another version, or its secret does not belong to it."""
 
 
+class LeaseLost(StoreError):
+    """This process stood still for so long that its right to commit was given up; nothing was committed."""
+
+
 class StoreLocked(StoreError):
     """Another process holds what this one needs for longer than it will wait."""

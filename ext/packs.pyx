@@ -28,8 +28,8 @@ def select_chunks(const uint8_t[::1] ids not None, const int64_t[::1] offsets no
 
     The columns describe the chunks of one pack: 32 bytes of id, offset in the pack, stored and plain length, in bytes.
     Chosen are those in `wanted` (all, without one), and of these a `share` from 0 to 1 that `seed` picks. Chunks that
-    decode to `chunk_size` bytes become DATA extents of `reader`, laid side by side from `position` of a made-up disk; the
-    batch is None when there are none. Chunks of other sizes (manifest pages and roots) are only named.
+    decode to `chunk_size` bytes become DATA extents of `reader`, laid side by side from `position` of a made-up disk;
+    the batch is None when there are none. Chunks of other sizes (manifest pages and roots) are only named.
 
     Raises ValueError when the columns differ in length or hold negative offsets.
     """

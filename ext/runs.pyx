@@ -1,65 +1,20 @@
-"""Runs: building sorted index entries and their filter, and looking chunk ids up in mapped run files."""
+"""Runs: looking chunk ids up in mapped run files."""
 
-from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, qsort, realloc
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+
+from run_entry cimport ENTRY_SIZE, FILTER_BLOCK_SIZE, dp_filter_bit, dp_interpolate, dp_key, dp_run_entry, dp_scale, \
+    dp_word
 
 from dataplane._native.plan cimport DATA_EXTENT, HOLE_EXTENT, ExtentRow
 from dataplane._native.codec cimport RAW, ZSTD
 from dataplane._native.scan cimport BLAKE3_SIZE, NEW, STORED, XXH3_SIZE, xxh3_128
+from dataplane._native.table cimport DigestTable
 
 from array import array
 
-cdef extern from *:
-    """
-    /* A run's entry as it lies in the file, little-endian; store/FORMAT.md has the same table. */
-    typedef struct {
-        uint8_t id[32];
-        uint32_t pack;           /* index into the run's list of packs */
-        uint32_t offset;         /* of the encoded chunk in the pack, in bytes */
-        uint32_t stored_length;  /* encoded bytes; equal to plain_length when stored as it is */
-        uint32_t plain_length;
-    } dp_run_entry;
-    _Static_assert(sizeof(dp_run_entry) == 48, "a run entry has 48 bytes");
-    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "store files are little-endian and read in place"
-    #endif
-
-    static int dp_compare_entries(const void *a, const void *b)
-    {
-        return __builtin_memcmp(a, b, 32);
-    }
-    static inline uint64_t dp_word(const uint8_t *bytes)
-    {
-        uint64_t word;
-        __builtin_memcpy(&word, bytes, sizeof word);
-        return word;
-    }
-    static inline uint64_t dp_key(const uint8_t *id) { return __builtin_bswap64(dp_word(id)); }
-    static inline uint64_t dp_scale(uint64_t word, uint64_t size)
-    {
-        return (uint64_t)(((unsigned __int128)word * size) >> 64);
-    }
-    static inline uint64_t dp_interpolate(uint64_t part, uint64_t whole, uint64_t size)
-    {
-        return (uint64_t)((unsigned __int128)part * size / whole);
-    }
-    """
-    ctypedef struct dp_run_entry:
-        uint8_t id[32]
-        uint32_t pack
-        uint32_t offset
-        uint32_t stored_length
-        uint32_t plain_length
-    int dp_compare_entries(const void* a, const void* b) noexcept nogil
-    uint64_t dp_word(const uint8_t* bytes) nogil
-    uint64_t dp_key(const uint8_t* id) nogil
-    uint64_t dp_scale(uint64_t word, uint64_t size) nogil
-    uint64_t dp_interpolate(uint64_t part, uint64_t whole, uint64_t size) nogil
-
 cdef enum:
-    ENTRY_SIZE = 48
-    FILTER_BLOCK_SIZE = 32
     BLOCK_BITS = 16  # a checksum guards each 64 KiB of a run
     INTERPOLATIONS_MAX = 6
 
@@ -76,104 +31,12 @@ class RunCorrupt(Exception):
         self.offset = offset
 
 
-cdef class RunBuilder:
-    """Gathers the entries of one run. Not safe for concurrent use; memory is 48 to 72 bytes an entry, twice that to
-    sort."""
-
-    cdef dp_run_entry* entries
-    cdef Py_ssize_t count
-    cdef Py_ssize_t room
-
-    def __dealloc__(self):
-        free(self.entries)
-
-    def __len__(self):
-        return self.count
-
-    def add(self, uint32_t pack, uint64_t offset, const uint8_t[::1] ids not None,
-            const uint32_t[::1] stored_lengths not None, const uint32_t[::1] plain_lengths not None):
-        """Add the chunks that lie one behind the other in pack number `pack` from `offset`, in bytes.
-
-        `ids` has 32 bytes a chunk. Raises ValueError when the columns differ in length or a chunk ends past 4 GiB.
-        """
-        cdef Py_ssize_t more = stored_lengths.shape[0]
-        cdef Py_ssize_t i
-        cdef Py_ssize_t room = self.room
-        cdef dp_run_entry* entry
-        if ids.shape[0] != 32 * more or plain_lengths.shape[0] != more:
-            raise ValueError("the columns of a run differ in length")
-        while room < self.count + more:
-            room += room // 2 + 1024
-        if room > self.room:
-            entry = <dp_run_entry*> realloc(self.entries, room * sizeof(dp_run_entry))
-            if entry == NULL:
-                raise MemoryError(f"no memory for a run of {room} entries")
-            self.entries = entry
-            self.room = room
-        for i in range(more):
-            if offset > UINT32_MAX or offset + stored_lengths[i] > UINT32_MAX:
-                raise ValueError(f"chunk {i} at {offset} ends past what an entry can say")
-            entry = self.entries + self.count + i
-            memcpy(entry.id, &ids[32 * i], 32)
-            entry.pack = pack
-            entry.offset = <uint32_t> offset
-            entry.stored_length = stored_lengths[i]
-            entry.plain_length = plain_lengths[i]
-            offset += stored_lengths[i]
-        self.count += more
-
-    def finish(self) -> bytes:
-        """Return the entries sorted by id, 48 bytes each, one for each id, and forget them. Releases the GIL."""
-        cdef Py_ssize_t kept = 0
-        cdef Py_ssize_t i
-        with nogil:
-            if self.count > 1:
-                qsort(self.entries, self.count, sizeof(dp_run_entry), dp_compare_entries)
-            for i in range(self.count):
-                if kept == 0 or memcmp(self.entries[i].id, self.entries[kept - 1].id, 32) != 0:
-                    self.entries[kept] = self.entries[i]
-                    kept += 1
-        cdef bytes made = (<char*> self.entries)[: kept * sizeof(dp_run_entry)] if kept else b""
-        free(self.entries)
-        self.entries = NULL
-        self.count = self.room = 0
-        return made
-
-
-cdef inline uint64_t filter_bits(const uint8_t* id, int word) noexcept nogil:
-    return 1 << ((dp_word(id + 16) >> (5 * word)) & 31)
-
-
-def build_filter(const uint8_t[::1] entries not None, Py_ssize_t block_count) -> bytearray:
-    """Return the split block Bloom filter of sorted entries: `block_count` blocks of 32 bytes.
-
-    The block of an id is its second word scaled to the count; in each of the block's eight 32-bit words one bit is set,
-    chosen by five bits of the id's third word. (Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom
-    Filters", 2007; ids are uniform, so they need no further hashing.) Raises ValueError for ragged entries.
-    """
-    cdef bytearray made = bytearray(FILTER_BLOCK_SIZE * block_count)
-    cdef uint32_t* words = <uint32_t*> <char*> made
-    cdef uint32_t* block
-    cdef const uint8_t* id
-    cdef Py_ssize_t count = entries.shape[0] // ENTRY_SIZE
-    cdef Py_ssize_t i
-    cdef int word
-    if entries.shape[0] % ENTRY_SIZE or (count and block_count < 1):
-        raise ValueError(f"{entries.shape[0]} bytes of entries do not fit {block_count} filter blocks")
-    with nogil:
-        for i in range(count):
-            id = &entries[i * ENTRY_SIZE]
-            block = words + 8 * dp_scale(dp_word(id + 8), block_count)
-            for word in range(8):
-                block[word] |= <uint32_t> filter_bits(id, word)
-    return made
-
-
 cdef class Run:
     """One mapped run file, looked up in place; each 64 KiB block is checked against its checksum when first touched.
 
     `data` is the whole file; the offsets come from its header, and the caller has checked the header and the table of
-    checksums. `covered` is how many bytes from the start the checksums guard. Raises ValueError for sections that
+    checksums. `covered` is how many bytes from the start the checksums guard. `dead` has a flag for each pack: entries
+    of packs with one are not found. Raises ValueError for sections that
     leave the file or the guarded part.
     """
 
@@ -186,10 +49,11 @@ cdef class Run:
     cdef uint64_t covered
     cdef uint8_t* checked
     cdef readonly uint32_t pack_count
+    cdef uint8_t* dead
 
     def __cinit__(self, const uint8_t[::1] data not None, *, uint64_t filter_offset, uint64_t filter_blocks,
                   uint64_t entries_offset, uint64_t entry_count, uint64_t sums_offset, uint64_t covered,
-                  uint32_t pack_count):
+                  uint32_t pack_count, const uint8_t[::1] dead=None):
         cdef uint64_t size = data.shape[0]
         if covered > size or sums_offset > size or ((covered + 65535) >> BLOCK_BITS) * XXH3_SIZE > size - sums_offset \
                 or entry_count > covered // ENTRY_SIZE or entries_offset > covered - entry_count * ENTRY_SIZE \
@@ -208,12 +72,50 @@ cdef class Run:
         self.checked = <uint8_t*> calloc((covered >> BLOCK_BITS) + 1, 1)
         if self.checked == NULL:
             raise MemoryError("no memory to open a run")
+        if dead is not None:
+            if dead.shape[0] != pack_count:
+                raise ValueError(f"{dead.shape[0]} flags do not fit {pack_count} packs")
+            self.dead = <uint8_t*> calloc(pack_count + 1, 1)
+            if self.dead == NULL:
+                raise MemoryError("no memory to open a run")
+            for i in range(pack_count):
+                self.dead[i] = dead[i]
 
     def __dealloc__(self):
         free(self.checked)
+        free(self.dead)
 
     def __len__(self):
         return self.entry_count
+
+    def living_entries(self) -> tuple[bytes, list[int]]:
+        """Return the entries whose packs are not dead, renumbered, and which packs these are. Raises RunCorrupt.
+
+        A run's index in that error is 0: a run does not know its place among others.
+        """
+        cdef int64_t bad = -1
+        cdef uint64_t kept = 0
+        cdef uint64_t i
+        cdef bytearray made = bytearray(self.entry_count * sizeof(dp_run_entry))
+        cdef dp_run_entry* target = <dp_run_entry*> <char*> made
+        cdef list living = [pack for pack in range(self.pack_count) if self.dead == NULL or not self.dead[pack]]
+        cdef Py_ssize_t number
+        cdef object numbers = array("I", [0] * (self.pack_count + 1))
+        cdef uint32_t[::1] renumbered = numbers
+        for number in range(len(living)):
+            renumbered[<Py_ssize_t> living[number]] = number
+        with nogil:
+            for i in range(self.entry_count):
+                if not self.touch(self.entries + i, sizeof(dp_run_entry), &bad):
+                    break
+                if self.entries[i].pack >= self.pack_count or (self.dead != NULL and self.dead[self.entries[i].pack]):
+                    continue
+                target[kept] = self.entries[i]
+                target[kept].pack = renumbered[self.entries[i].pack]
+                kept += 1
+        if bad >= 0:
+            raise RunCorrupt(0, bad)
+        return bytes(made[: kept * sizeof(dp_run_entry)]), living
 
     cdef bint touch(self, const void* place, uint64_t length, int64_t* bad) noexcept nogil:
         """Check the blocks under `length` bytes at `place`; False and the bad block's offset when one is damaged."""
@@ -235,6 +137,7 @@ cdef class Run:
     cdef const dp_run_entry* find(self, const uint8_t* id, int64_t* bad) noexcept nogil:
         """Return the entry of `id`, or NULL; `bad` is set to the offset of a damaged block, else left alone."""
         cdef const uint32_t* block
+        cdef const dp_run_entry* entry
         cdef int word
         if self.entry_count == 0:
             return NULL
@@ -242,9 +145,12 @@ cdef class Run:
         if not self.touch(block, FILTER_BLOCK_SIZE, bad):
             return NULL
         for word in range(8):
-            if not block[word] & <uint32_t> filter_bits(id, word):
+            if not block[word] & dp_filter_bit(id, word):
                 return NULL
-        return self.search(id, bad)
+        entry = self.search(id, bad)
+        if entry != NULL and (entry.pack >= self.pack_count or (self.dead != NULL and self.dead[entry.pack])):
+            return NULL
+        return entry
 
     cdef const dp_run_entry* search(self, const uint8_t* id, int64_t* bad) noexcept nogil:
         """Interpolate, since ids are uniform; then halve, so that no input makes it slow."""
@@ -347,6 +253,32 @@ cdef class RunSet:
             if entry != NULL:
                 return self.bases[r] + entry.pack, entry.offset, entry.stored_length, entry.plain_length
         return None
+
+    def resolve(self, const uint8_t[::1] ids not None, DigestTable wanted not None, uint32_t pack) -> bytes:
+        """Return one byte for each id: 1 when it is in `wanted` and a look-up of it ends in pack number `pack`.
+
+        Raises ValueError when `ids` is not a whole number of 32-byte ids or `wanted` holds others.
+        """
+        cdef Py_ssize_t count = ids.shape[0] // 32
+        cdef bytearray made = bytearray(count)
+        cdef uint8_t* flags = <uint8_t*> <char*> made
+        cdef int64_t bad = -1
+        cdef Py_ssize_t i
+        cdef Py_ssize_t r
+        cdef const dp_run_entry* entry
+        if ids.shape[0] % 32 or wanted.key_size != 32:
+            raise ValueError("ids have 32 bytes")
+        for i in range(count):
+            if not wanted.contains(&ids[32 * i]):
+                continue
+            for r in range(self.run_count):
+                entry = (<Run> self.runs[r]).find(&ids[32 * i], &bad)
+                if bad >= 0:
+                    raise RunCorrupt(r, bad)
+                if entry != NULL:
+                    flags[i] = self.bases_view[r] + entry.pack == pack
+                    break
+        return bytes(made)
 
     def chunks_of(self, uint32_t pack) -> tuple[bytes, object, object, object]:
         """Return the chunks that the runs know in pack number `pack`, in the order of their ids: (ids, offsets, stored

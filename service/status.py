@@ -28,6 +28,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits de
     (errors.SourceError, code_pb2.INVALID_ARGUMENT),
     (errors.Corrupt, code_pb2.DATA_LOSS),
     (errors.NoSpace, code_pb2.RESOURCE_EXHAUSTED),
+    (errors.LeaseLost, code_pb2.ABORTED),
     (errors.StoreLocked, code_pb2.UNAVAILABLE),
     (errors.StoreError, code_pb2.INTERNAL),
     (errors.IoFailed, code_pb2.INTERNAL),

@@ -21,6 +21,8 @@ VERBS = {
     "ls": "list the images of a store",
     "stat": "show the sizes of an image, or of a store",
     "rm": "remove an image from a store",
+    "undelete": "bring back an image that was removed",
+    "gc": "delete what no image uses",
     "verify": "read stored chunks again and say what is hurt",
     "measure": "say what images would take in a store, without one",
     "doctor": "show CPU features, kernel variants and library versions",

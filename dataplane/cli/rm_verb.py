@@ -17,6 +17,6 @@ def run(args: argparse.Namespace) -> int:
     from dataplane.store.store import Store
 
     with Store.open(args.store) as store:
-        store.unpin(args.name)
-    say(f"removed {args.name}")
+        store.unpin(args.name, undeletable=True)
+    say(f"removed {args.name}; dataplane undelete brings it back until gc forgets it")
     return 0

@@ -1,7 +1,7 @@
-"""Door of the run kernel: building and looking up sorted index files."""
+"""Door of the run kernel: looking up sorted index files."""
 
 from __future__ import annotations
 
-from dataplane._native.runs import Run, RunBuilder, RunCorrupt, RunSet, build_filter
+from dataplane._native.runs import Run, RunCorrupt, RunSet
 
-__all__ = ["Run", "RunBuilder", "RunCorrupt", "RunSet", "build_filter"]
+__all__ = ["Run", "RunCorrupt", "RunSet"]

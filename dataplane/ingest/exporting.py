@@ -62,9 +62,12 @@ def export_image(
     """
     path = Path(target)
     started = time.monotonic()
-    pin = store.pin(name)
     check_target(path, force=force)
-    with StoredImage(store, pin.root, pin.domain) as image, new_file(path) as fd:
+    with (
+        store.reading(name) as pin,
+        StoredImage(store, pin.root, pin.domain) as image,
+        new_file(path) as fd,
+    ):
         with naming(path, "sizing"):
             os.ftruncate(fd, image.virtual_size)
         export = FileExport(image, fd, path, sparse=sparse, progress=progress or Progress(), cancelled=cancelled)
@@ -88,9 +91,12 @@ def export_stream(
 ) -> ExportResult:
     """Write image `name` to a stream in disk order, zeros included. Raises as ``export_image`` does."""
     started = time.monotonic()
-    pin = store.pin(name)
     progress = progress or Progress()
-    with StoredImage(store, pin.root, pin.domain) as image, naming("the stream", "writing"):
+    with (
+        store.reading(name) as pin,
+        StoredImage(store, pin.root, pin.domain) as image,
+        naming("the stream", "writing"),
+    ):
         feed = verified_feed(image, progress, cancelled)
         window = Window(WINDOW_SIZE, image.root.chunk_size, image.key)
         position = 0

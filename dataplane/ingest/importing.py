@@ -8,12 +8,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from dataplane.errors import AlreadyExists, UsageError
@@ -23,12 +21,12 @@ from dataplane.ingest.crew import thread_count
 from dataplane.ingest.pipeline import Pipeline
 from dataplane.ingest.progress import Progress
 from dataplane.limits import NAME_LENGTH_MAX
-from dataplane.store.layout import naming, sync_folder
+from dataplane.store.lease import Lease
 from dataplane.store.ledger import Pin
 from dataplane.store.pack import PackSet
+from dataplane.store.publish import publish
 from dataplane.store.runs import Index, write_runs
 from dataplane.store.store import Store
-from dataplane.store.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,7 @@ class PreparedImport:
     def __init__(
         self,
         store: Store,
+        lease: Lease,
         *,
         root: bytes,
         domain: str,
@@ -83,6 +82,7 @@ class PreparedImport:
         runs: list[tuple[bytes, int]],
     ) -> None:
         self._store = store
+        self._lease = lease
         self._domain = domain
         self._packs = packs
         self._runs = runs
@@ -108,6 +108,7 @@ class PreparedImport:
         ledger = self._store.ledger
         self._progress.stage = "committing"
         with ledger.transaction(connection) as transaction:
+            self._lease.check(transaction)
             ledger.add_objects(transaction, self._packs, self._runs)
             ledger.add_pin(transaction, self._pin(name))
         self._progress.stage = "done"
@@ -144,6 +145,7 @@ class PreparedImport:
             for name, _ in self._packs:
                 if name not in live_packs:
                     layout.pack(name).unlink(missing_ok=True)
+        self._lease.close()
 
 
 def prepare_import(
@@ -163,12 +165,13 @@ def prepare_import(
     progress = progress if progress is not None else Progress()
     started = time.monotonic()
     key = store.domain_key(domain)
-    with Workspace(store.layout) as workspace:
-        packs = PackSet(workspace.path, key)
+    lease = store.lease("import")
+    try:
+        packs = PackSet(lease.path, key)
         try:
             pipeline = Pipeline(
                 source,
-                StoreSink(store.index(), packs),
+                StoreSink(store.index(for_writing=True), packs),
                 key=key,
                 domain=domain,
                 chunk_size=store.chunk_size,
@@ -184,48 +187,15 @@ def prepare_import(
         except BaseException:
             packs.abandon()
             raise
-        runs = list(write_runs(sealed, workspace.path))
-        return publish(
-            store, sealed, runs,
-            root=root, domain=domain, source_format=source.format, sizes=sizes, progress=progress, started=started,
+        runs = list(write_runs(sealed, lease.path))
+        published = publish(store, sealed, runs)
+        return PreparedImport(
+            store, lease, root=root, domain=domain, source_format=source.format, sizes=sizes, progress=progress,
+            started=started, packs=published, runs=[(name, entries) for name, _, entries in runs],
         )  # fmt: skip
-
-
-def publish(
-    store: Store,
-    packs: list[tuple[bytes, Path]],
-    runs: list[tuple[bytes, Path, int]],
-    *,
-    root: bytes,
-    domain: str,
-    source_format: str,
-    sizes: Sizes,
-    progress: Progress,
-    started: float,
-) -> PreparedImport:
-    """Move durable packs and runs to where readers look for them: packs first, since runs name them."""
-    layout = store.layout
-    moves = [(path, layout.pack(name)) for name, path in packs] + [(path, layout.run(name)) for name, path, _ in runs]
-    sizes_of_packs = [(name, path.stat().st_size) for name, path in packs]
-    done: list[Path] = []
-    try:
-        for path, target in moves:
-            with naming(target, "creating"):
-                if not target.parent.exists():
-                    target.parent.mkdir(exist_ok=True)
-                    sync_folder(layout.packs)
-                os.rename(path, target)
-            done.append(target)
-        for folder in {target.parent for target in done}:
-            sync_folder(folder)
     except BaseException:
-        for target in done:
-            target.unlink(missing_ok=True)
+        lease.close()
         raise
-    return PreparedImport(
-        store, root=root, domain=domain, source_format=source_format, sizes=sizes, progress=progress, started=started,
-        packs=sizes_of_packs, runs=[(name, entries) for name, _, entries in runs],
-    )  # fmt: skip
 
 
 def check_name(name: str) -> None:

@@ -7,6 +7,7 @@ becomes part of the caller's transaction.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 import time
@@ -23,13 +24,22 @@ BUSY_TIMEOUT_S = 30.0
 SCHEMA = (
     "CREATE TABLE ledger_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     """CREATE TABLE packs (
-        name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL, verified_at BIGINT)""",
+        name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL, verified_at BIGINT,
+        condemned_epoch BIGINT, condemned_at BIGINT)""",
     "CREATE TABLE runs (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
     """CREATE TABLE pins (
         name TEXT PRIMARY KEY, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
         virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
         allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
         created_at BIGINT NOT NULL)""",
+    """CREATE TABLE removed_pins (
+        name TEXT NOT NULL, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
+        virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
+        allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
+        created_at BIGINT NOT NULL, removed_at BIGINT NOT NULL, removal TEXT PRIMARY KEY)""",
+    """CREATE TABLE leases (
+        id TEXT PRIMARY KEY, purpose TEXT NOT NULL, root TEXT, domain TEXT, epoch BIGINT NOT NULL,
+        beats BIGINT NOT NULL, created_at BIGINT NOT NULL)""",
 )
 
 
@@ -70,7 +80,7 @@ class Ledger:
         with ledger.transaction() as connection:
             for statement in SCHEMA:
                 connection.execute(statement)
-            rows = [("schema_version", str(SCHEMA_VERSION)), ("store_id", store_id)]
+            rows = [("schema_version", str(SCHEMA_VERSION)), ("store_id", store_id), ("epoch", "0")]
             connection.executemany("INSERT INTO ledger_meta (name, value) VALUES (?, ?)", rows)
         return ledger
 
@@ -125,6 +135,11 @@ class Ledger:
         """Return the size in bytes of every live pack, by name."""
         return {bytes.fromhex(str(name)): int(str(size)) for name, size in self.query("SELECT name, size FROM packs")}
 
+    def condemned_packs(self) -> dict[bytes, tuple[int, int]]:
+        """Return (epoch, time in microseconds) of the condemnation of every pack that is condemned, by name."""
+        rows = self.query("SELECT name, condemned_epoch, condemned_at FROM packs WHERE condemned_epoch IS NOT NULL")
+        return {bytes.fromhex(str(name)): (int(str(epoch)), int(str(at))) for name, epoch, at in rows}
+
     def packs_to_verify(self) -> list[bytes]:
         """Return the names of the live packs, those first that were never verified, then the longest ago."""
         rows = self.query("SELECT name FROM packs ORDER BY COALESCE(verified_at, 0), name")
@@ -158,6 +173,14 @@ class Ledger:
         """Return whether a name is taken."""
         return bool(self.query("SELECT 1 FROM pins WHERE name = ?", (name,)))
 
+    def domains(self) -> list[str]:
+        """Return the dedup domains that images, removed images and leases are in."""
+        rows = self.query(
+            "SELECT domain FROM pins UNION SELECT domain FROM removed_pins"
+            " UNION SELECT domain FROM leases WHERE domain IS NOT NULL ORDER BY 1"
+        )
+        return [str(domain) for (domain,) in rows]
+
     # ------------------------------------------------------------------------------------------ changes
     def add_objects(
         self, connection: sqlite3.Connection, packs: Iterable[tuple[bytes, int]], runs: Iterable[tuple[bytes, int]]
@@ -174,6 +197,36 @@ class Ledger:
                 [(name.hex(), entries, now) for name, entries in runs],
             )
 
+    def remove_objects(self, connection: sqlite3.Connection, packs: Iterable[bytes], runs: Iterable[bytes]) -> None:
+        """Let packs and runs be live no longer, inside a transaction."""
+        with self.naming():
+            connection.executemany("DELETE FROM packs WHERE name = ?", [(name.hex(),) for name in packs])
+            connection.executemany("DELETE FROM runs WHERE name = ?", [(name.hex(),) for name in runs])
+
+    def condemn(self, packs: Iterable[bytes], connection: sqlite3.Connection | None = None) -> None:
+        """Condemn packs at a new epoch: work that begins from now on does not see them."""
+        now = time.time_ns() // 1000
+        with self.transaction(connection) as transaction:
+            transaction.execute("UPDATE ledger_meta SET value = CAST(value AS BIGINT) + 1 WHERE name = 'epoch'")
+            transaction.executemany(
+                "UPDATE packs SET condemned_at = ?, condemned_epoch ="
+                " (SELECT CAST(value AS BIGINT) FROM ledger_meta WHERE name = 'epoch') WHERE name = ?",
+                [(now, name.hex()) for name in packs],
+            )
+
+    def revive(self, packs: Iterable[bytes]) -> None:
+        """Take the condemnation of packs back."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "UPDATE packs SET condemned_epoch = NULL, condemned_at = NULL WHERE name = ?",
+                [(name.hex(),) for name in packs],
+            )
+
+    def forget_removed(self, removed_before: int) -> int:
+        """Forget images removed at or before a time (microseconds); return how many."""
+        with self.transaction() as connection:
+            return connection.execute("DELETE FROM removed_pins WHERE removed_at <= ?", (removed_before,)).rowcount
+
     def add_pin(self, connection: sqlite3.Connection, pin: Pin) -> None:
         """Pin a root, inside a transaction; raises AlreadyExists when the name is taken."""
         values = [getattr(pin, column) for column in PIN_COLUMNS]
@@ -185,12 +238,39 @@ class Ledger:
         except sqlite3.IntegrityError as error:
             raise AlreadyExists(f"an image named {pin.name!r} is already in the store: choose another name") from error
 
-    def remove_pin(self, connection: sqlite3.Connection, name: str) -> None:
-        """Remove a pin, inside a transaction; raises NotFound."""
+    def remove_pin(self, connection: sqlite3.Connection, name: str, *, undeletable: bool) -> None:
+        """Remove a pin, inside a transaction; `undeletable` keeps it where undelete finds it. Raises NotFound."""
+        columns = ", ".join(PIN_COLUMNS)
         with self.naming():
+            if undeletable:
+                connection.execute(
+                    f"INSERT INTO removed_pins ({columns}, removed_at, removal)"  # noqa: S608
+                    f" SELECT {columns}, ?, ? FROM pins WHERE name = ?",
+                    (time.time_ns() // 1000, secrets.token_hex(8), name),
+                )
             removed = connection.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
         if not removed:
             raise NotFound(f"the store has no image named {name!r}")
+
+    def restore_pin(self, name: str) -> Pin:
+        """Pin again what was removed last under a name; raises NotFound, or AlreadyExists when the name is taken."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                f"SELECT {', '.join(PIN_COLUMNS)}, removal FROM removed_pins WHERE name = ?"  # noqa: S608
+                " ORDER BY removed_at DESC, removal LIMIT 1",
+                (name,),
+            ).fetchone()
+            if row is None:
+                raise NotFound(f"no removed image named {name!r} is kept: gc forgets them after the undelete period")
+            pin = make_pin(row[:-1])
+            self.add_pin(connection, pin)
+            connection.execute("DELETE FROM removed_pins WHERE removal = ?", (row[-1],))
+        return pin
+
+    def removed_pins(self) -> list[tuple[Pin, int]]:
+        """Return (pin, when it was removed in microseconds) of what undelete could bring back."""
+        rows = self.query(f"SELECT {', '.join(PIN_COLUMNS)}, removed_at FROM removed_pins ORDER BY removed_at")  # noqa: S608
+        return [(make_pin(row[:-1]), int(str(row[-1]))) for row in rows]
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dataplane.engine.runs import Run, RunBuilder, RunCorrupt, RunSet, build_filter
+from dataplane.engine.run_builder import RunBuilder, build_filter
+from dataplane.engine.runs import Run, RunCorrupt, RunSet
+from dataplane.engine.table import DigestTable
 from dataplane.errors import Corrupt
 from dataplane.limits import MIB
 from dataplane.store import format as fmt
@@ -22,22 +24,48 @@ ENTRIES_PER_RUN_MAX = MIB
 Result = TypeVar("Result")
 
 
+class RunVanished(Corrupt):
+    """A run that the ledger named is not there: lost, or replaced a moment ago."""
+
+
 class Index:
     """Finds chunk ids in the runs that were live when it was opened. Safe for concurrent use."""
 
-    def __init__(self, layout: Layout, names: Sequence[bytes]) -> None:
+    def __init__(
+        self, layout: Layout, names: Sequence[bytes], dead: Collection[bytes] = (), *, fall_back: bool = False
+    ) -> None:
+        """Open the runs with these names. Raises RunVanished or Corrupt.
+
+        Chunks are not found in packs of `dead`; with `fall_back` they are, when no other pack has them.
+        """
+        self.names = list(names)
         self._paths = [layout.run(name) for name in names]
         self.packs: list[bytes] = []
-        runs = []
+        self._numbers: dict[bytes, int] = {}
+        self.runs: list[Run] = []
+        self.packs_of_runs: list[list[bytes]] = []
+        last_resort = []
         for path in self._paths:
             data = map_file(path)
             run_layout, packs = fmt.parse_run(data, f"run {path.name}")
-            runs.append(open_run(data, run_layout))
-            self.packs += packs
-        self._runs = RunSet(runs)
+            flags = bytes(pack in dead for pack in packs)
+            self.runs.append(open_run(data, run_layout, flags))
+            self.packs_of_runs.append(packs)
+            if fall_back and any(flags):
+                last_resort.append((path, packs, open_run(data, run_layout, b"")))
+        found = zip(self._paths, self.packs_of_runs, self.runs, strict=True)
+        searched = [*found, *last_resort]
+        self._searched_paths = [path for path, _, _ in searched]
+        for _, packs, _ in searched:
+            for pack in packs:
+                # A dead pack's place is its last: where look-ups that fall back find it.
+                if pack in dead or pack not in self._numbers:
+                    self._numbers[pack] = len(self.packs)
+                self.packs.append(pack)
+        self._runs = RunSet([run for _, _, run in searched])
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return sum(map(len, self.runs))
 
     def mark_stored(self, ids: memoryview, states: memoryview) -> tuple[int, int]:
         """Turn NEW states whose id is stored into STORED; return (how many, sum of their stored lengths in bytes)."""
@@ -57,10 +85,17 @@ class Index:
 
     def chunks_of(self, pack: bytes) -> tuple[bytes, array[int], array[int], array[int]]:
         """Return (ids, offsets, stored lengths, plain lengths) of what the index knows in a pack; reads all of it."""
-        if pack not in self.packs:
+        number = self._numbers.get(pack)
+        if number is None:
             return b"", array("q"), array("I"), array("I")
-        number = self.packs.index(pack)
         return self._named(lambda: self._runs.chunks_of(number))
+
+    def resolve(self, ids: bytes, wanted: DigestTable, pack: bytes) -> bytes:
+        """Return a byte for each id (32 bytes each): 1 when it is in `wanted` and a look-up of it ends in `pack`."""
+        number = self._numbers.get(pack)
+        if number is None:
+            return bytes(len(ids) // fmt.ID_SIZE)
+        return self._named(lambda: self._runs.resolve(ids, wanted, number))
 
     def locate(self, ids: memoryview, offset: int, chunk_size: int, end: int) -> memoryview:
         """Return the extents of neighbouring chunks, readers indexing `packs`; raises Corrupt for a lost one."""
@@ -76,7 +111,7 @@ class Index:
         try:
             return look_up()
         except RunCorrupt as error:
-            name = self._paths[error.run].name
+            name = self._searched_paths[error.run].name
             raise Corrupt(f"run {name} is damaged: the block at {error.offset} does not match its checksum") from error
 
 
@@ -86,7 +121,7 @@ def map_file(path: Path) -> memoryview:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise Corrupt(f"run {path.name} is missing from the store") from error
+            raise RunVanished(f"run {path.name} is missing from the store") from error
         try:
             if os.fstat(fd).st_size == 0:
                 raise Corrupt(f"run {path.name} is empty")
@@ -95,8 +130,8 @@ def map_file(path: Path) -> memoryview:
             os.close(fd)
 
 
-def open_run(data: memoryview, layout: fmt.RunLayout) -> Run:
-    """Return the look-up of a mapped and checked run."""
+def open_run(data: memoryview, layout: fmt.RunLayout, dead: bytes) -> Run:
+    """Return the look-up of a mapped and checked run; `dead` has a flag for each of its packs."""
     return Run(
         data,
         filter_offset=layout.filter_offset,
@@ -106,6 +141,7 @@ def open_run(data: memoryview, layout: fmt.RunLayout) -> Run:
         sums_offset=layout.sums_offset,
         covered=layout.covered,
         pack_count=layout.pack_count,
+        dead=dead if any(dead) else None,
     )
 
 

@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +18,13 @@ from dataplane.errors import Corrupt, StoreError, StoreIncompatible, StoreMissin
 from dataplane.limits import CHUNK_SIZE_DEFAULT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder, write_file
+from dataplane.store.lease import Lease, reading
 from dataplane.store.ledger import Ledger, Pin
 from dataplane.store.pack import read_range
-from dataplane.store.runs import Index
+from dataplane.store.runs import Index, RunVanished
+
+INDEX_TRIES = 8
+"""The collector may replace runs between reading their names and opening them."""
 
 
 class Store:
@@ -114,13 +118,29 @@ class Store:
         """Return what is known of one image; raises NotFound."""
         return self.ledger.pin(name)
 
-    def unpin(self, name: str, *, connection: sqlite3.Connection | None = None) -> None:
+    def unpin(self, name: str, *, undeletable: bool = False, connection: sqlite3.Connection | None = None) -> None:
         """Remove a name; its chunks are garbage unless another image has them. Raises NotFound.
 
-        With `connection` the removal is part of the caller's open transaction on the ledger's database.
+        With `undeletable` the image can be brought back until the collector's undelete period has passed. With
+        `connection` the removal is part of the caller's open transaction on the ledger's database.
         """
         with self.ledger.transaction(connection) as transaction:
-            self.ledger.remove_pin(transaction, name)
+            self.ledger.remove_pin(transaction, name, undeletable=undeletable)
+
+    def undelete(self, name: str) -> Pin:
+        """Bring back the image that was removed last under a name; raises NotFound or AlreadyExists."""
+        return self.ledger.restore_pin(name)
+
+    def lease(self, purpose: str) -> Lease:
+        """Take a lease for work that will add to the store, or rely on chunks that no image pins yet."""
+        return Lease(self.layout, self.ledger, purpose)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Pin]:
+        """Keep image `name` readable while the block runs, even when it is removed meanwhile. Raises NotFound."""
+        pin = self.pin(name)
+        with reading(self.layout, self.ledger, "export", pin.root, pin.domain):
+            yield self.pin(name)  # again: it may have gone, and been collected, before the lease was there
 
     # ------------------------------------------------------------------------------------------ chunks
     def domain_key(self, domain: str) -> bytes:
@@ -129,9 +149,23 @@ class Store:
             raise UsageError(f"the dedup domain {domain[:20]!r}… is longer than {fmt.DOMAIN_LENGTH_MAX} bytes")
         return fmt.domain_key(self._secret, domain)
 
-    def index(self) -> Index:
-        """Return the look-up of what is stored now. Raises Corrupt."""
-        return Index(self.layout, self.ledger.runs())
+    def index(self, *, for_writing: bool = False) -> Index:
+        """Return the look-up of what is stored now. Raises Corrupt.
+
+        Condemned packs come last; `for_writing` leaves them out: new images must not come to rely on them.
+        """
+        for tries_left in reversed(range(INDEX_TRIES)):
+            condemned = self.ledger.condemned_packs()
+            try:
+                return Index(self.layout, self.ledger.runs(), dead=condemned.keys(), fall_back=not for_writing)
+            except RunVanished:
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def index_without(self, packs: Collection[bytes]) -> Index:
+        """Return the look-up of what is stored outside `packs`. Raises Corrupt."""
+        return Index(self.layout, self.ledger.runs(), dead=packs)
 
     def read_chunk(self, index: Index, id: bytes, key: bytes, what: str) -> bytes:
         """Return the plain bytes of one stored object, decoded and verified; raises Corrupt naming `what`."""

@@ -55,6 +55,21 @@ class Workspace:
         self.close()
 
 
+def is_abandoned(folder: Path) -> bool:
+    """Tell whether a writer's folder is gone, or nobody holds its lock."""
+    try:
+        lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
 def open_lock(path: Path) -> int:
     """Return a descriptor of a lock file, which is created when missing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dataplane.engine.codec import Codec, Decoder
-from dataplane.engine.scan import DIGEST_SIZE, ChunkState, blake3
+from dataplane.engine.scan import DIGEST_SIZE, blake3
 from dataplane.engine.table import DigestTable
 from dataplane.engine.window import Window
 from dataplane.errors import DataplaneError, UsageError
@@ -20,8 +20,8 @@ from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.pack import read_domain_tag, read_range
 from dataplane.store.runs import Index
-from dataplane.store.statistics import add_chunks
 from dataplane.store.store import Store
+from dataplane.upkeep.marking import add_image
 from dataplane.upkeep.pack_contents import PackContents, PackPiece, Selection, StoredObject
 
 PROBES = 16
@@ -81,19 +81,12 @@ def scrub(
     if name is not None:
         pin = store.pin(name)
         wanted = DigestTable(DIGEST_SIZE)
-        add_objects(store, index, pin.root, pin.domain, wanted)
+        add_image(store, index, pin.root, pin.domain, wanted)
     selection = Selection(wanted=wanted, share=share, seed=secrets.randbits(64))
     work = Scrub(store, index, selection, progress or Progress(), cancelled)
     work.run(thread_count(threads), None if seconds_max is None else started + seconds_max)
     work.report.seconds = time.monotonic() - started
     return work.report
-
-
-def add_objects(store: Store, index: Index, root: bytes, domain: str, table: DigestTable) -> None:
-    """Add everything that an image is made of to `table`: its chunks, manifest pages and root."""
-    add_chunks(store, index, root, domain, table)
-    for id in (root, *(page for _, page in store.read_root(index, root, domain).pages)):
-        table.claim(id, bytearray([ChunkState.DATA]))
 
 
 class Scrub:
@@ -113,7 +106,7 @@ class Scrub:
         self._progress = progress
         self._cancelled = cancelled
         self._lock = threading.Lock()
-        self._keys = [store.domain_key(domain) for domain in sorted({pin.domain for pin in store.pins()})]
+        self._keys = [store.domain_key(domain) for domain in store.ledger.domains()]
         self.report = ScrubReport()
 
     def run(self, threads: int, deadline: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Sequence
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.engine.codec import Codec
-from dataplane.engine.runs import Run, RunBuilder, RunCorrupt, RunSet, build_filter
-from dataplane.engine.scan import ChunkState
+from dataplane.engine.run_builder import RunBuilder, build_filter
+from dataplane.engine.runs import Run, RunCorrupt, RunSet
+from dataplane.engine.scan import ChunkState, blake3
+from dataplane.engine.table import DigestTable
 from dataplane.errors import Corrupt
 from dataplane.extent import Extent, ExtentKind, unpack_batch
 from dataplane.store import format as fmt
@@ -260,10 +263,18 @@ def test_block_is_checked_when_first_touched() -> None:
     assert runs.find(lowest) == entries[lowest]
 
 
-SECTIONS = {
-    "filter_offset": 128, "filter_blocks": 1, "entries_offset": 192, "entry_count": 1, "sums_offset": 256,
-    "covered": 240, "pack_count": 1,
-}  # fmt: skip
+def run_with(changes: dict[str, int]) -> Run:
+    """Open 272 bytes as a run of one entry, with some of the numbers of its header changed."""
+    return Run(
+        bytes(272),
+        filter_offset=changes.get("filter_offset", 128),
+        filter_blocks=changes.get("filter_blocks", 1),
+        entries_offset=changes.get("entries_offset", 192),
+        entry_count=changes.get("entry_count", 1),
+        sums_offset=changes.get("sums_offset", 256),
+        covered=changes.get("covered", 240),
+        pack_count=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -284,9 +295,9 @@ SECTIONS = {
     ],
 )
 def test_sections_that_leave_the_file_are_refused(wrong: dict[str, int]) -> None:
-    assert len(Run(bytes(272), **SECTIONS)) == 1
+    assert len(run_with({})) == 1
     with pytest.raises(ValueError, match="leave its file"):
-        Run(bytes(272), **{**SECTIONS, **wrong})
+        run_with(wrong)
 
 
 # ------------------------------------------------------------------------------------------ locate
@@ -366,3 +377,53 @@ def test_locate_chunk_of_other_size_is_refused() -> None:
     runs, known = chunk_runs()
     with pytest.raises(ValueError, match="has 4096 bytes, not 8192"):
         runs.locate(min(known), 0, 8192, 8192)
+
+
+def run_over_two_packs(dead: bytes | None) -> Run:
+    """Return a run with ids 0 to 9 in pack 0 and 10 to 14 in pack 1."""
+    builder = RunBuilder()
+    for pack, numbers in ((0, range(10)), (1, range(10, 15))):
+        ids = b"".join(blake3(bytes([n])) for n in numbers)
+        lengths = memoryview(array("I", [100] * len(numbers)))
+        builder.add(pack, 64, ids, lengths, memoryview(array("I", [4096] * len(numbers))))
+    entries = builder.finish()
+    layout = fmt.RunLayout.plan(2, len(entries) // 48)
+    data = fmt.build_run(layout, [b"\1" * 32, b"\2" * 32], bytes(build_filter(entries, layout.filter_blocks)), entries)
+    return Run(
+        memoryview(data),
+        filter_offset=layout.filter_offset,
+        filter_blocks=layout.filter_blocks,
+        entries_offset=layout.entries_offset,
+        entry_count=layout.entry_count,
+        sums_offset=layout.sums_offset,
+        covered=layout.covered,
+        pack_count=2,
+        dead=dead,
+    )
+
+
+def test_entries_of_dead_packs_are_not_found() -> None:
+    runs = RunSet([run_over_two_packs(b"\1\0")])
+    assert [runs.find(blake3(bytes([n]))) is None for n in range(15)] == [True] * 10 + [False] * 5
+    entries, living = run_over_two_packs(b"\1\0").living_entries()
+    assert living == [1]
+    assert len(entries) == 5 * 48
+    assert {entries[at + 32 : at + 36] for at in range(0, len(entries), 48)} == {bytes(4)}
+    assert entries == b"".join(sorted(entries[at : at + 48] for at in range(0, len(entries), 48)))
+    assert len(run_over_two_packs(None).living_entries()[0]) == 15 * 48
+    with pytest.raises(ValueError, match="flags"):
+        run_over_two_packs(b"\1")
+
+
+def test_resolve_flags_wanted_ids_that_end_in_the_pack() -> None:
+    """The living copy is searched first, the dead one is the last resort: packs 0, 1 and again 2, 3."""
+    runs = RunSet([run_over_two_packs(b"\1\0"), run_over_two_packs(None)])
+    wanted = DigestTable(32)
+    for n in (0, 3, 12, 200):
+        wanted.claim(blake3(bytes([n])), bytearray([ChunkState.DATA]))
+    ids = b"".join(blake3(bytes([n])) for n in (0, 1, 3, 12, 200))
+    assert runs.resolve(ids, wanted, 2) == bytes([1, 0, 1, 0, 0])
+    assert runs.resolve(ids, wanted, 1) == bytes([0, 0, 0, 1, 0])
+    assert runs.resolve(ids, wanted, 0) == bytes(runs.resolve(ids, wanted, 3)) == bytes(5)
+    with pytest.raises(ValueError, match="32 bytes"):
+        runs.resolve(ids, DigestTable(16), 0)

@@ -149,31 +149,42 @@ def test_keys_of_one_home_slot_are_told_apart(key_size: int) -> None:
 
 
 @pytest.mark.parametrize("key_size", KEY_SIZES)
-def test_claims_at_once_see_each_key_new_once(key_size: int) -> None:
-    threads, count = 4, 20_000
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_claims_at_once_see_each_key_new_once(key_size: int, shuffled: bool) -> None:
+    """In one order threads meet at the same slots, and while they grow; in several each is first somewhere."""
+    threads, count = 3, 30_000
     keys = keys_of(range(count), key_size)
-    table = DigestTable(key_size)
-    start = threading.Barrier(threads)
-    orders = [random.Random(number).sample(range(count), count) for number in range(threads)]
-    results = [states_of(count) for _ in range(threads)]
+    for attempt in range(4):
+        chance = random.Random(attempt)
+        orders = [chance.sample(range(count), count) if shuffled else list(range(count)) for _ in range(threads)]
+        results = claim_at_once(DigestTable(key_size), keys, orders)
+        seen_new = [
+            place
+            for order, states in zip(orders, results, strict=True)
+            for place, state in zip(order, states, strict=True)
+            if state == ChunkState.NEW
+        ]
+        assert sorted(seen_new) == list(range(count))
+        assert all(set(states) <= {ChunkState.NEW, ChunkState.SEEN} for states in results)
+
+
+def claim_at_once(table: DigestTable, keys: Sequence[bytes], orders: Sequence[Sequence[int]]) -> list[bytearray]:
+    """Claim all keys in a thread for each of `orders`, and return the states that each got."""
+    start = threading.Barrier(len(orders))
+    joined = [b"".join(keys[place] for place in order) for order in orders]
+    results = [states_of(len(keys)) for _ in orders]
 
     def claim(number: int) -> None:
-        order, states = orders[number], results[number]
-        joined = b"".join(keys[place] for place in order)
         start.wait()
-        for at in range(0, count, 500):
-            table.claim(joined[at * key_size : (at + 500) * key_size], memoryview(states)[at : at + 500])
+        table.claim(joined[number], results[number])
 
-    crew = [threading.Thread(target=claim, args=(number,)) for number in range(threads)]
+    crew = [threading.Thread(target=claim, args=(number,)) for number in range(len(orders))]
     for member in crew:
         member.start()
     for member in crew:
         member.join()
-    assert len(table) == count
-    seen_new = [place for order, states in zip(orders, results, strict=True)
-                for place, state in zip(order, states, strict=True) if state == ChunkState.NEW]  # fmt: skip
-    assert sorted(seen_new) == list(range(count))
-    assert all(set(states) <= {ChunkState.NEW, ChunkState.SEEN} for states in results)
+    assert len(table) == len(keys)
+    return results
 
 
 @pytest.mark.parametrize("key_size", [-1, 0, 1, 15, 17, 24, 33, 64])

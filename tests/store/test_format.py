@@ -7,7 +7,7 @@ from array import array
 
 import pytest
 
-from dataplane.engine.runs import RunBuilder, build_filter
+from dataplane.engine.run_builder import RunBuilder, build_filter
 from dataplane.engine.scan import blake3
 from dataplane.errors import Corrupt, StoreIncompatible
 from dataplane.store import format as fmt

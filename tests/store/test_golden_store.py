@@ -12,7 +12,7 @@ from dataplane.ingest.importing import import_image
 from dataplane.store.store import Store
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "store-v1"
-ROOT_ID = "b24d6be3c670618b4cca6d61b03669ab12e4ed88b2ea316c42d41ddd3bf7cec5"
+ROOT_ID = "bb138f05f954318d0b324dae18825de96ba9e72d24c7c0ec454974708eaa62f8"
 CONTENT_SHA256 = "ecab7ce3831386eb50dfc24bca95bbbd1443f024e3a7fd637fdd888c77b03aa0"
 
 

@@ -1,0 +1,22 @@
+"""dataplane undelete: bring back an image that was removed."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("store", metavar="STORE", help="the store's folder")
+    parser.add_argument("name", metavar="NAME", help="the image; when it was removed several times, the last one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pin the image again."""
+    from dataplane.cli.output import say
+    from dataplane.store.store import Store
+
+    with Store.open(args.store) as store:
+        store.undelete(args.name)
+    say(f"restored {args.name}")
+    return 0

@@ -1,0 +1,71 @@
+"""Deleting: packs leave the ledger and the index first, and the disk last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataplane.engine.run_builder import build_filter
+from dataplane.store import format as fmt
+from dataplane.store.layout import naming, write_file
+from dataplane.store.lease import Lease
+from dataplane.store.publish import publish
+from dataplane.store.store import Store
+from dataplane.store.workspace import LOCK_NAME, held, is_abandoned
+
+
+def delete_packs(store: Store, lease: Lease, packs: list[bytes]) -> None:
+    """Delete packs that nobody needs: one transaction replaces the runs that name them, then the files go.
+
+    A crash between the two leaves files that no one names. Raises NoSpace, IoFailed or Corrupt.
+    """
+    if not packs:
+        return
+    gone = set(packs)
+    old_runs, new_runs = [], []
+    without = store.index_without(gone)
+    for name, members, run in zip(without.names, without.packs_of_runs, without.runs, strict=True):
+        if gone.isdisjoint(members):
+            continue
+        old_runs.append(name)
+        entries, living = run.living_entries()
+        if living:
+            new_runs.append(write_entries(entries, [members[number] for number in living], lease.path))
+    publish(store, [], new_runs)
+    with store.ledger.transaction() as connection:
+        lease.check(connection)
+        store.ledger.remove_objects(connection, packs, old_runs)
+        store.ledger.add_objects(connection, [], [(name, entries) for name, _, entries in new_runs])
+    for name in old_runs:
+        if name not in {new for new, _, _ in new_runs}:
+            store.layout.run(name).unlink(missing_ok=True)
+    for pack in packs:
+        store.layout.pack(pack).unlink(missing_ok=True)
+
+
+def write_entries(entries: bytes, packs: list[bytes], folder: Path) -> tuple[bytes, Path, int]:
+    """Write a run of sorted entries over `packs` into `folder`; return its name, path and number of entries."""
+    layout = fmt.RunLayout.plan(len(packs), len(entries) // fmt.RUN_ENTRY_SIZE)
+    run = fmt.build_run(layout, packs, bytes(build_filter(entries, layout.filter_blocks)), entries)
+    name = fmt.run_name(run)
+    path = folder / f"{name.hex()}.run"
+    write_file(path, run, 0o444)
+    return name, path, layout.entry_count
+
+
+def remove_orphans(store: Store, lease: Lease) -> int:
+    """Remove files that the ledger does not name, when no other work is going on; return how many.
+
+    Writers move files into place just before the ledger names them. With the lock under which writers begin held, and
+    none of them at work, a file without a name is what a crash left.
+    """
+    layout = store.layout
+    with held(layout.temporary / LOCK_NAME):
+        others = [path for path in layout.temporary.iterdir() if path.name not in (LOCK_NAME, lease.path.name)]
+        if not all(is_abandoned(path) for path in others):
+            return 0
+        live = {layout.pack(name) for name in store.ledger.packs()} | {layout.run(name) for name in store.ledger.runs()}
+        orphans = [path for path in (*layout.packs.glob("*/*"), *layout.runs.iterdir()) if path not in live]
+        for path in orphans:
+            with naming(path, "removing"):
+                path.unlink(missing_ok=True)
+    return len(orphans)

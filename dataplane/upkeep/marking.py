@@ -1,0 +1,64 @@
+"""Marking: which chunks are alive, and how much of each pack they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataplane.engine.scan import DIGEST_SIZE, ChunkState
+from dataplane.engine.table import DigestTable
+from dataplane.store.lease import lease_rows
+from dataplane.store.runs import Index
+from dataplane.store.statistics import add_chunks
+from dataplane.store.store import Store
+from dataplane.upkeep.pack_contents import Columns, table_columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackUse:
+    """How a pack is used. `alive` has one byte a chunk, in table order; sizes are stored lengths in bytes."""
+
+    pack: bytes
+    alive: bytes
+    alive_size: int
+    size: int
+
+
+def mark(store: Store) -> tuple[Index, DigestTable]:
+    """Return the index and the ids of everything that a pin, a removed pin or a reader's lease keeps alive.
+
+    Whoever calls has made sure that writers who began before what it will delete was condemned are done: their pins are
+    among those read here. Raises Corrupt when a manifest cannot be read: nothing may be deleted then.
+    """
+    roots = {(pin.root, pin.domain) for pin in store.pins()}
+    roots |= {(pin.root, pin.domain) for pin, _ in store.ledger.removed_pins()}
+    roots |= {
+        (row.root, row.domain) for row in lease_rows(store.ledger) if row.root is not None and row.domain is not None
+    }
+    index = store.index()
+    alive = DigestTable(DIGEST_SIZE)
+    for root, domain in sorted(roots):
+        add_image(store, index, root, domain, alive)
+    return index, alive
+
+
+def add_image(store: Store, index: Index, root: bytes, domain: str, table: DigestTable) -> None:
+    """Add everything that an image is made of to `table`: its chunks, manifest pages and root."""
+    add_chunks(store, index, root, domain, table)
+    for id in (root, *(page for _, page in store.read_root(index, root, domain).pages)):
+        table.claim(id, bytearray([ChunkState.DATA]))
+
+
+def use_of(store: Store, index: Index, alive: DigestTable, pack: bytes) -> PackUse:
+    """Return how much of a pack is alive. A chunk that several packs hold is alive in the one where look-ups find it.
+
+    Raises Corrupt when the pack's table cannot be read.
+    """
+    columns: Columns = table_columns(store, pack)
+    ids, _, stored, _ = columns
+    flags = index.resolve(ids, alive, pack)
+    return PackUse(
+        pack=pack,
+        alive=flags,
+        alive_size=sum(length for length, flag in zip(stored, flags, strict=True) if flag),
+        size=sum(stored),
+    )

@@ -1,0 +1,42 @@
+/* A run's entry, and the arithmetic of looking it up; store/FORMAT.md says the same in words. */
+#pragma once
+#include <stdint.h>
+
+/* A run's entry as it lies in the file, little-endian; store/FORMAT.md has the same table. */
+typedef struct {
+    uint8_t id[32];
+    uint32_t pack;           /* index into the run's list of packs */
+    uint32_t offset;         /* of the encoded chunk in the pack, in bytes */
+    uint32_t stored_length;  /* encoded bytes; equal to plain_length when stored as it is */
+    uint32_t plain_length;
+} dp_run_entry;
+_Static_assert(sizeof(dp_run_entry) == 48, "a run entry has 48 bytes");
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "store files are little-endian and read in place"
+#endif
+
+static int dp_compare_entries(const void *a, const void *b)
+{
+    return __builtin_memcmp(a, b, 32);
+}
+static inline uint64_t dp_word(const uint8_t *bytes)
+{
+    uint64_t word;
+    __builtin_memcpy(&word, bytes, sizeof word);
+    return word;
+}
+static inline uint64_t dp_key(const uint8_t *id) { return __builtin_bswap64(dp_word(id)); }
+static inline uint64_t dp_scale(uint64_t word, uint64_t size)
+{
+    return (uint64_t)(((unsigned __int128)word * size) >> 64);
+}
+static inline uint64_t dp_interpolate(uint64_t part, uint64_t whole, uint64_t size)
+{
+    return (uint64_t)((unsigned __int128)part * size / whole);
+}
+
+/* Bit of an id in word `word` of its filter block. */
+static inline uint32_t dp_filter_bit(const uint8_t *id, int word)
+{
+    return (uint32_t)1 << ((dp_word(id + 16) >> (5 * word)) & 31);
+}
