@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow lint bench clean
+.PHONY: help setup demo test test-slow lint bench fuzz clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -36,6 +36,17 @@ lint: setup  ## style and types
 
 bench: setup  ## speeds, each beside the rate it is measured against
 	@$(BIN)/python -m pytest -q --benchmark-only -o addopts=--strict-markers -o python_files='bench_*.py' benchmarks
+
+FUZZ_SECONDS ?= 60
+
+# Coverage-guided fuzzing of every parser, FUZZ_SECONDS each; inputs are kept in build/fuzz, crashes too. The fuzzer is
+# no part of .venv until it is asked for here.
+fuzz: setup  ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet $$($(BIN)/python -c \
+	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["fuzz"])')
+	@for target in $$($(BIN)/python -m tests.fuzz); do \
+	  echo "fuzzing $$target for $(FUZZ_SECONDS) s" && \
+	  $(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 clean:  ## remove everything that the targets above made, .venv included
 	rm -rf .venv .corpus .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist *.egg-info

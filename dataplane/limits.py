@@ -39,3 +39,12 @@ PAGE_CHUNKS = 1024
 
 NAME_LENGTH_MAX = 255
 """Characters in the name of an image in a store."""
+
+GRAIN_DIRECTORY_SIZE_MAX = 32 * MIB
+"""VMDK grain directory of one extent, in bytes: 256 TiB of disk at the usual 64 KiB a grain."""
+
+DESCRIPTOR_EXTENTS_MAX = 10_000
+"""Extents that one VMDK descriptor may list."""
+
+BLOCK_MAP_SIZE_MAX = 768 * MIB
+"""Table of blocks of a VHD, VHDX or VDI image, in bytes, read a slice at a time; a VHDX of 64 TiB takes 513 MiB."""

@@ -127,6 +127,7 @@ def test_make_lists_its_targets() -> None:
         "test-slow",
         "lint",
         "bench",
+        "fuzz",
         "clean",
     ]
 

@@ -13,7 +13,7 @@ from dataplane.extent import WINDOW_SIZE
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import run_crew
-from dataplane.ingest.feed import descriptors, load_error
+from dataplane.ingest.feed import load_error
 from dataplane.ingest.progress import Progress
 from dataplane.limits import DECODED_SIZE_MAX, MIB
 
@@ -49,9 +49,10 @@ def sweep(
     windows = [Window(size, chunk_size, key) for _ in range(threads)]
     progress.total_bytes, progress.stage = source.virtual_size, "reading"
     data_size = chunks = distinct = allocated = 0
+    fds = [fd for reader in source.readers if (fd := reader.fileno()) is not None]  # one each: see can_sweep
     for batch in source.extents():
         plan = Plan(batch, size, DECODED_SIZE_MAX)
-        work = Sweep(plan, table, list(descriptors(source, plan)) if plan.window_count else [], WINDOW_SIZE)
+        work = Sweep(plan, table, fds, WINDOW_SIZE)
         sweep_plan(source, work, windows, progress, cancelled)
         data_size += work.data_bytes
         chunks += work.data_chunks

@@ -10,14 +10,29 @@ if TYPE_CHECKING:
 
 SOURCE_HELP = "a file, a block device, or an http(s) URL"
 
+FORMATS = ("auto", "raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi")
+"""Those of ``dataplane.formats.probe``, written out because importing it costs start-up time."""
+
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that go with a SOURCE."""
     parser.add_argument(
         "--format",
-        choices=("auto", "raw", "qcow2"),
+        choices=FORMATS,
         default="auto",
         help="how to read the source; auto goes by its first bytes, never by its name (default: auto)",
+    )
+    parser.add_argument(
+        "--backing",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="the image below SOURCE; repeat it for the one below that, and so on: what images name is never opened",
+    )
+    parser.add_argument("--data-file", metavar="FILE", help="the external data file of a qcow2 image")
+    parser.add_argument("--extent-dir", metavar="DIR", help="the folder with the extents that a VMDK descriptor names")
+    parser.add_argument(
+        "--snapshot", metavar="ID", help="read this internal snapshot of a qcow2 image, by id or name, not its disk"
     )
     parser.add_argument(
         "--allow-source",
@@ -40,6 +55,19 @@ def thread_number(text: str) -> int:
 
 def open_argument(location: str, args: argparse.Namespace) -> ImageSource:
     """Open a SOURCE as the options say; raises SourceError or UsageError."""
+    from dataplane.errors import UsageError
     from dataplane.formats.probe import open_source
 
-    return open_source(location, format=args.format, allow_source=args.allow_source)
+    beside = {"--backing": args.backing, "--data-file": args.data_file, "--snapshot": args.snapshot}
+    used = [option for option, value in beside.items() if value]
+    if used and isinstance(args.source, list) and len(args.source) > 1:
+        raise UsageError(f"{used[0]} belongs to one image; give it with a single SOURCE")
+    return open_source(
+        location,
+        format=args.format,
+        backing=args.backing,
+        data_file=args.data_file,
+        extent_dir=args.extent_dir,
+        snapshot=args.snapshot,
+        allow_source=args.allow_source,
+    )

@@ -29,12 +29,8 @@ class Signature:
 
 
 _SIGNATURES = (
-    Signature(b"KDMV", 0, "a sparse VMDK image, which is not supported yet", _CONVERT),
-    Signature(b"COWD", 0, "a COWD VMDK image, which is not supported yet", _CONVERT),
+    Signature(b"COWD", 0, "a COWD VMDK image", _CONVERT),
     Signature(b"\xbe\xba\xfe\xca\x00\x00\x00\x00", 0, "an seSparse VMDK image", _CONVERT),
-    Signature(b"conectix", 0, "a dynamic VHD image", _CONVERT),
-    Signature(b"vhdxfile", 0, "a VHDX image", _CONVERT),
-    Signature(b"\x7f\x10\xda\xbe", 0x40, "a VDI image", _CONVERT),
     Signature(b"QED\x00", 0, "a QED image", _CONVERT),
     Signature(b"WithoutFreeSpace", 0, "a Parallels image", _CONVERT),
     Signature(b"WithouFreSpacExt", 0, "a Parallels image", _CONVERT),
@@ -68,12 +64,11 @@ _PATTERNS = (
     (re.compile(rb"[\x50-\x5f]\x2a\x4d\x18"), "compressed with zstd", _UNPACK),
 )
 
+_VMDK_DESCRIPTOR = re.compile(
+    rb"# *disk *descriptorfile|(?:[ \t]*(?:#[^\n]*)?\r?\n)*version *= *[123]\b", re.IGNORECASE
+)
+
 _TEXT_PATTERNS = (
-    (
-        re.compile(rb"# *disk *descriptorfile|(?:[ \t]*(?:#[^\n]*)?\r?\n)*version *= *[123]\b", re.IGNORECASE),
-        "a VMDK descriptor, which is not supported yet",
-        _CONVERT + " with the extents beside it",
-    ),
     (
         re.compile(rb"<(?:!doctype|html|head|body|!--)", re.IGNORECASE),
         "an HTML page",
@@ -103,7 +98,7 @@ def refusal_of_head(head: bytes, size: int) -> Refusal | None:
     for pattern, what, advice in _PATTERNS:
         if pattern.match(head):
             return Refusal(what, advice)
-    text = head[:4096].removeprefix(_BOM).lstrip()
+    text = _text_of(head)
     for pattern, what, advice in _TEXT_PATTERNS:
         if pattern.match(text):
             return Refusal(what, advice)
@@ -114,12 +109,24 @@ def refusal_of_head(head: bytes, size: int) -> Refusal | None:
 
 def refusal_of_footer(footer: bytes) -> Refusal | None:
     """Return why a source that ends with ``footer`` (at most FOOTER_SIZE bytes) is not a disk, or None."""
-    # Some writers left out the last byte of the sector.
-    if footer.startswith(b"conectix") or footer.startswith(b"conectix", 1):
-        return Refusal("a fixed VHD image", _CONVERT + " -f vpc; --format raw takes it with its footer")
     if footer.startswith(b"koly"):
         return Refusal("an Apple disk image (UDIF)", _EXPORT)
     return None
+
+
+def is_vhd_footer(footer: bytes) -> bool:
+    """Tell whether ``footer`` (at most FOOTER_SIZE bytes), the end of a source, is that of a VHD."""
+    # Some writers left out the last byte of the sector.
+    return footer.startswith(b"conectix") or footer.startswith(b"conectix", 1)
+
+
+def is_vmdk_descriptor(head: bytes) -> bool:
+    """Tell whether a source that begins with ``head`` is the text that says how a VMDK disk is made up."""
+    return _VMDK_DESCRIPTOR.match(_text_of(head)) is not None
+
+
+def _text_of(head: bytes) -> bytes:
+    return head[:4096].removeprefix(_BOM).lstrip()
 
 
 def _is_text(head: bytes, size: int) -> bool:

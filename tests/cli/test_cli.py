@@ -236,3 +236,68 @@ def test_killed_import_leaves_the_store_as_before(store: Path, disk: Path, tmp_p
     assert not [path for path in store_files(store) if path.is_relative_to(store / "tmp")]
     dataplane("export", store, "next", tmp_path / "out.raw")
     subprocess.run(["cmp", disk, tmp_path / "out.raw"], check=True)
+
+
+@pytest.fixture
+def overlay(tmp_path: Path, disk: Path) -> tuple[Path, Path]:
+    """A qcow2 overlay with a snapshot, and the base that it needs."""
+    base = convert(disk, tmp_path / "base.qcow2", "-O", "qcow2", "-c")
+    top = tmp_path / "top.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, top], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", top], check=True)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 7 1M 64k", top], check=True)
+    return top, base
+
+
+def test_import_of_a_chain_and_of_a_snapshot_in_it(
+    store: Path, disk: Path, overlay: tuple[Path, Path], tmp_path: Path
+) -> None:
+    top, base = overlay
+    flat = tmp_path / "flat.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", top, flat], check=True)
+    sources: dict[str, list[object]] = {
+        "flat": [flat],
+        "chain": [top, "--backing", base],
+        "disk": [disk],
+        "snapshot": [top, "--backing", base, "--format", "qcow2", "--snapshot", "before"],
+    }
+    roots = {
+        name: json.loads(dataplane("import", store, *source, "--name", name, "--json").stdout)["root"]
+        for name, source in sources.items()
+    }
+    assert roots["flat"] == roots["chain"] != roots["disk"]
+    assert roots["disk"] == roots["snapshot"]
+    measured = json.loads(dataplane("measure", top, "--backing", base, "--json").stdout)
+    swept = json.loads(dataplane("measure", top, "--backing", base, "--codec", "none", "--json").stdout)
+    assert swept["distinct_chunks"] == measured["distinct_chunks"]
+    assert measured["virtual_size"] == flat.stat().st_size
+
+
+def test_files_beside_a_source_that_do_not_fit_it(disk: Path, overlay: tuple[Path, Path], tmp_path: Path) -> None:
+    top, base = overlay
+    assert "top.qcow2 needs a backing file" in one_line(dataplane("measure", top, check=4))
+    wrong: list[tuple[list[object], str]] = [
+        (["--backing", base, "--backing", disk], "is a qcow2 image without a backing file"),
+        (["--backing", base, "--data-file", disk], "without a data file"),
+        (["--backing", base, "--extent-dir", tmp_path], "without extents of its own"),
+        (["--backing", base, "--snapshot", "none"], "has no snapshot 'none'"),
+        ([disk, "--backing", base], "--backing belongs to one image"),
+        ([disk, "--snapshot", "1"], "--snapshot belongs to one image"),
+    ]
+    for options, words in wrong:
+        assert words in one_line(dataplane("measure", top, *options, check=2))
+
+
+def test_image_with_a_data_file_and_an_empty_one(store: Path, disk: Path, tmp_path: Path) -> None:
+    image, data, empty = tmp_path / "image", tmp_path / "data", tmp_path / "empty"
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", f"data_file={data}", disk, image], check=True
+    )
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", empty, "0"], check=True)
+    raw = json.loads(dataplane("import", store, disk, "--name", "raw", "--json").stdout)
+    split = json.loads(dataplane("import", store, image, "--data-file", data, "--name", "split", "--json").stdout)
+    assert split["root"] == raw["root"]
+    assert json.loads(dataplane("import", store, empty, "--name", "empty", "--json").stdout)["virtual_size"] == 0
+    dataplane("export", store, "empty", tmp_path / "empty.raw")
+    assert (tmp_path / "empty.raw").read_bytes() == b""
+    assert json.loads(dataplane("measure", empty, "--codec", "none", "--json").stdout)["data_size"] == 0

@@ -114,10 +114,10 @@ def test_longer_header_and_bare_104_bytes_are_accepted(tmp_path: Path) -> None:
     [
         ({"incompatible": CORRUPT}, "marked corrupt"),
         ({"incompatible": EXTERNAL_DATA}, "external data file"),
-        ({"incompatible": EXTENDED_L2}, "extended L2"),
         ({"incompatible": 1 << 5}, "feature bit 5 is not known"),
         ({"incompatible": 1 << 63}, "feature bit 63 is not known"),
-        ({"backing": b"base.img"}, "needs a backing file"),
+        ({"backing": b"base.img"}, "needs a backing file, which it calls 'base.img'"),
+        ({"backing": b"\x1b[31m\n" + b"x" * 500}, r"which it calls '\?\[31m\?x{90,}\.\.\.'"),
         ({"backing": b"base.img", "version": 2}, "needs a backing file"),
         ({"encryption": 1}, r"encrypted \(AES\)"),
         ({"encryption": 2}, r"encrypted \(LUKS\)"),
@@ -149,7 +149,11 @@ def test_unknown_feature_is_called_what_the_image_calls_it(tmp_path: Path) -> No
         ({"compression_type": 1}, "contradicts the feature bit"),
         ({"incompatible": 8}, "contradicts the feature bit"),
         ({"extensions": [(1, b"x" * CLUSTER)]}, "header extension"),
-        ({"virtual_size": 0, "clusters": {}}, "virtual size of 0"),
+        (
+            {"incompatible": EXTENDED_L2, "cluster_bits": 13, "clusters": {}},
+            "extended L2 entries need clusters of 16384",
+        ),
+        ({"backing": b"x" * 1024}, "backing file name of 1024 bytes"),
         ({"l1_entries": 0}, "0 L1 entries, but the virtual size takes 1"),
         ({"l1_entries": (32 << 20) // 8 + 1}, "L1 table of 33554440 bytes"),
         ({"l1_entries": (1 << 32) - 1}, "L1 table of"),
@@ -174,6 +178,15 @@ def test_unknown_feature_is_called_what_the_image_calls_it(tmp_path: Path) -> No
 )
 def test_broken_rule_is_invalid(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     refused(tmp_path, small(**changes), InvalidImage, words)
+
+
+def test_virtual_size_of_zero_is_an_empty_disk(tmp_path: Path) -> None:
+    assert opened(tmp_path, Image(0, l1_entries=0, l1_offset=0)) == (b"", []) == opened(tmp_path, Image(0))
+
+
+def test_l1_table_longer_than_needed_is_accepted(tmp_path: Path) -> None:
+    content, _ = opened(tmp_path, small(l1_entries=7))
+    assert content == b"a" * CLUSTER + bytes(2 * CLUSTER) == qemu_content(tmp_path / "disk")
 
 
 @pytest.mark.parametrize("size", [(1 << 50) + 1, 1 << 62, (1 << 64) - 1])
@@ -292,7 +305,8 @@ def test_header_knows_what_it_read(tmp_path: Path) -> None:
     reader = FileReader(path)
     header = read_header(reader)
     assert (header.version, header.cluster_size, header.l2_entries) == (3, CLUSTER, 8192)
-    assert (header.virtual_size, header.l1_entries, header.l1_offset) == (3 * CLUSTER, 1, 2 * CLUSTER)
+    active = header.active
+    assert (active.virtual_size, active.l1_entries, active.l1_offset) == (3 * CLUSTER, 1, 2 * CLUSTER)
     reader.close()
 
 
