@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from dataplane.engine.window import LoadFailure, Window
 from dataplane.errors import Cancelled, Corrupt, DataplaneError, InvalidImage, SourceUnavailable
 from dataplane.extent import WINDOW_SIZE
 from dataplane.image_source import ImageSource
+from dataplane.ingest.prefetch import Prefetch
 from dataplane.ingest.progress import Progress
-from dataplane.ingest.staging import NOTHING_STAGED, stage
+from dataplane.ingest.slab import Slab
 from dataplane.limits import DECODED_SIZE_MAX
 from dataplane.store.stored_image import StoredImage
 
@@ -24,18 +26,22 @@ Note = TypeVar("Note")
 
 @dataclass(frozen=True, slots=True)
 class Claim(Generic[Note]):
-    """A window that one thread has to work on. `note` is what the feed's owner attached to it."""
+    """A window that one thread has to work on. `note` is what the feed's owner attached to it, `slab` what it reads
+    over a network, if anything."""
 
     plan: Plan
     index: int
     offset: int
     descriptors: array[int]
-    staging_needed: bool
+    slab: Slab | None
     note: Note
 
 
 class Feed(Generic[Note]):
     """Windows of `source`, claimed one at a time. Safe for concurrent use; tables are read by whoever needs them.
+
+    From the first batch on that names a reader without a descriptor, a prefetch reads tables and data ahead; it ends
+    with the last window, with ``stop``, and with the feed.
 
     `on_claim(offset, length)` runs for each window in disk order, under the feed's lock. `cancelled` stops claiming.
     """
@@ -55,7 +61,7 @@ class Feed(Generic[Note]):
         self._lock = threading.Lock()
         self._plan: Plan | None = None
         self._descriptors = array("i")
-        self._staging = False
+        self._prefetch: Prefetch | None = None
         self._next = 0
         self._stopped = False
 
@@ -64,33 +70,45 @@ class Feed(Generic[Note]):
         with self._lock:
             if self._cancelled is not None and self._cancelled.is_set():
                 raise Cancelled("the work was cancelled")
-            while not self._stopped:
+            while not self._stopped and self._prefetch is None:
                 if self._plan is not None and self._next < self._plan.window_count:
                     index = self._next
                     self._next += 1
-                    offset, length = self._plan.window(index)
-                    self._progress.position_bytes = offset
-                    return Claim(
-                        self._plan, index, offset, self._descriptors, self._staging, self._on_claim(offset, length)
-                    )
+                    return self._claimed(self._plan, index, self._descriptors, None)
                 batch = next(self._batches, None)
                 if batch is None:
                     self._stopped = True
                     break
                 self._take(Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX))
+            ready = self._prefetch.take() if self._prefetch is not None and not self._stopped else None
+            if ready is not None:
+                return self._claimed(ready.plan, ready.index, ready.descriptors, ready.slab)
         return None
 
+    def _claimed(self, plan: Plan, index: int, descriptors: array[int], slab: Slab | None) -> Claim[Note]:
+        offset, length = plan.window(index)
+        self._progress.position_bytes = offset
+        return Claim(plan, index, offset, descriptors, slab, self._on_claim(offset, length))
+
     def stop(self) -> None:
-        """Let every later claim return None."""
+        """Let every later claim return None, and end what is being fetched."""
         self._stopped = True
+        prefetch = self._prefetch
+        if prefetch is not None:
+            prefetch.stop()
 
     def load(self, claim: Claim[Note], window: Window) -> None:
         """Load and scan the claimed window; raises what is wrong with the source."""
-        staged = NOTHING_STAGED
-        if claim.staging_needed:
-            staged = stage(self._source, claim.plan, claim.index, claim.descriptors)
+        if claim.slab is None or self._prefetch is None:
+            self._load(claim, window, None, None)
+            return
+        self._prefetch.wait(claim.slab)
+        self._load(claim, window, claim.slab.rows(), claim.slab.view[: claim.slab.length])
+        self._prefetch.release(claim.slab)
+
+    def _load(self, claim: Claim[Note], window: Window, rows: memoryview | None, data: memoryview | None) -> None:
         try:
-            window.load(claim.plan, claim.index, claim.descriptors, staged.rows, staged.data)
+            window.load(claim.plan, claim.index, claim.descriptors, rows, data)
         except LoadFailure as failure:
             raise load_error(self._source, failure) from failure
 
@@ -98,7 +116,9 @@ class Feed(Generic[Note]):
         self._plan = plan
         self._next = 0
         self._descriptors = descriptors(self._source, plan)
-        self._staging = any(self._descriptors[reader] < 0 for reader in plan.readers())
+        if any(self._descriptors[reader] < 0 for reader in plan.readers()):
+            self._prefetch = Prefetch(self._source, self._batches, plan, descriptors, self._cancelled)
+            weakref.finalize(self, self._prefetch.stop)
 
 
 def descriptors(source: ImageSource, plan: Plan) -> array[int]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from dataplane.errors import SourceUnavailable, UsageError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_ADDRESSES_MAX = 16
+"""Addresses of one host that are connected to in turn; all are checked."""
+
+_LOOK_S = 0.05
 
 _SHARED = ipaddress.ip_network("100.64.0.0/10")  # carrier-grade NAT
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -54,25 +61,72 @@ def normal_host(host: str) -> str:
         return plain
 
 
-def resolve(name: str, host: str, port: int, allow_source: Sequence[str]) -> list[str]:
+def never() -> bool:
+    """Return False: nobody gives up."""
+    return False
+
+
+def resolve(
+    name: str,
+    host: str,
+    port: int,
+    allow_source: Sequence[str],
+    *,
+    timeout_s: float = 60.0,
+    given_up: Callable[[], bool] = never,
+) -> list[str]:
     """Resolve ``host`` once and return its addresses, which connections are pinned to; all are allowed.
 
     Every spelling of an address (decimal, octal, short, mapped) ends in the same check, because what is checked is
-    what was resolved. ``name`` is what messages call the source. Raises SourceUnavailable when the host has no
-    address, or one that is not public and not in ``allow_source``; UsageError for an entry that is no HOST[:PORT].
+    what was resolved. ``name`` is what messages call the source. ``given_up`` is asked now and then whether anybody
+    still waits. Raises SourceUnavailable when the host has no address in time, or one that is not public and not in
+    ``allow_source``; UsageError for an entry that is no HOST[:PORT].
     """
     allowed = any(entry.matches(host, port) for entry in [HostPort(entry) for entry in allow_source])
+    lookup = _Lookup(host, port)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = lookup.wait(timeout_s, given_up)
     except (OSError, UnicodeError) as error:
         raise SourceUnavailable(f"{name}: the host {host} cannot be resolved; check its name") from error
-    # A dict keeps the resolver's order, which prefers what is reachable.
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if addresses is None:
+        raise SourceUnavailable(f"{name}: the host {host} is not resolved in time; try again later")
     if not addresses:
         raise SourceUnavailable(f"{name}: the host {host} has no address")
     if not allowed:
         _refuse_private(name, host, port, addresses)
-    return addresses
+    return addresses[:_ADDRESSES_MAX]
+
+
+class _Lookup:
+    """One question to the system's resolver, which knows no deadline: it is asked in a thread that may stay behind."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._done = threading.Event()
+        self._addresses: list[str] = []
+        self._error: Exception | None = None
+        threading.Thread(target=self._run, name="resolving", daemon=True).start()
+
+    def wait(self, timeout_s: float, given_up: Callable[[], bool]) -> list[str] | None:
+        """Return the addresses in the resolver's order, or None when there is no answer in time. Raises its error."""
+        deadline = time.monotonic() + timeout_s
+        while not self._done.wait(_LOOK_S):
+            if time.monotonic() >= deadline or given_up():
+                return None
+        if self._error is not None:
+            raise self._error
+        return self._addresses
+
+    def _run(self) -> None:
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            # A dict keeps the resolver's order, which prefers what is reachable.
+            self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        except Exception as error:  # raised again in the thread that waits
+            self._error = error
+        finally:
+            self._done.set()
 
 
 def why_not_public(address: Address) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from dataplane.byte_reader import ByteReader
 from dataplane.engine import blockio
@@ -14,6 +15,9 @@ from dataplane.readers.file import unreadable
 
 _GAP_SIZE_MAX = 128 * KIB
 """Bytes between two pieces that are cheaper to fetch along than to ask for in a request of their own."""
+
+_REQUESTS_MAX = 4
+"""Requests under way at once."""
 
 _SPAN_SIZE_MAX = 4 * MIB
 """Bytes of one request that holds several pieces."""
@@ -29,12 +33,7 @@ def gather(reader: ByteReader, offsets: Sequence[int], length: int) -> bytearray
     buffer = bytearray(len(offsets) * length)
     fd = reader.fileno()
     if fd is None:
-        for span in _spans(sorted(range(len(offsets)), key=offsets.__getitem__), offsets, length):
-            start = offsets[span[0]]
-            held = reader.read_at(start, offsets[span[-1]] + length - start)
-            for piece in span:
-                at = offsets[piece] - start
-                buffer[piece * length : (piece + 1) * length] = held[at : at + length]
+        _fetch(reader, offsets, length, buffer)
         return buffer
     ranges = array("q")
     for piece, offset in enumerate(offsets):
@@ -47,6 +46,31 @@ def gather(reader: ByteReader, offsets: Sequence[int], length: int) -> bytearray
         except EOFError as error:
             raise SourceUnavailable(f"{reader.name} has become shorter while it was read") from error
     return buffer
+
+
+def _fetch(reader: ByteReader, offsets: Sequence[int], length: int, buffer: bytearray) -> None:
+    """Fill ``buffer`` by few requests, some of them at once."""
+
+    def fetch(span: list[int]) -> None:
+        start = offsets[span[0]]
+        held = reader.read_at(start, offsets[span[-1]] + length - start)
+        for piece in span:
+            at = offsets[piece] - start
+            buffer[piece * length : (piece + 1) * length] = held[at : at + length]
+
+    spans = list(_spans(sorted(range(len(offsets)), key=offsets.__getitem__), offsets, length))
+    if len(spans) < 2:
+        for span in spans:
+            fetch(span)
+        return
+    with ThreadPoolExecutor(min(len(spans), _REQUESTS_MAX), "gathering") as threads:
+        try:
+            # In order, so that the failure reported is the first one.
+            for _ in threads.map(fetch, spans):
+                pass
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _spans(order: Sequence[int], offsets: Sequence[int], length: int) -> Iterator[list[int]]:

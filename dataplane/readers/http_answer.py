@@ -11,7 +11,9 @@ from dataplane.limits import VIRTUAL_SIZE_MAX
 from dataplane.readers.http_retry import Transient, parse_retry_after
 
 _TRANSIENT = frozenset((408, 423, 425, 429))
+_PAGES = frozenset(("text/html", "application/xhtml+xml"))
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
+_STRONG_ETAG = re.compile(r'"[!#-~]*"')
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,19}")
 
 _WORDS = {
@@ -32,6 +34,7 @@ class Pin:
     size: int
     etag: str | None  # strong ones only
     modified: str | None  # used when there is no strong ETag
+    weak_etag: str | None = None  # compared then too, though it says nothing about single bytes
 
     def condition(self) -> dict[str, str]:
         """Return the request header that makes a server itself notice a change."""
@@ -39,17 +42,31 @@ class Pin:
             return {"If-Match": self.etag}
         return {"If-Unmodified-Since": self.modified} if self.modified is not None else {}
 
+    def check_version(self, name: str, headers: Mapping[str, str]) -> None:
+        """Raise SourceUnavailable when an answer's validators are not the pinned ones."""
+        etag = headers.get("ETag")
+        if self.etag is not None:
+            same = etag == self.etag
+        else:
+            same = self.modified in (None, headers.get("Last-Modified")) and self.weak_etag in (None, etag)
+        if not same:
+            raise _changed(name)
 
-def check_status(name: str, status: int, headers: Mapping[str, str]) -> None:
+
+def check_status(name: str, status: int, headers: Mapping[str, str], pin: Pin | None) -> None:
     """Return when ``status`` is 206; raises SourceUnavailable for what stays wrong, Transient for what may pass."""
     if status == 206:
         return
     if status in _TRANSIENT or status >= 500:
         raise Transient(f"the server answers {status}", parse_retry_after(headers.get("Retry-After")))
     if status == 200:
-        problem = "the server ignores ranges (it answers 200, not 206); use a server that supports them"
-    elif 300 <= status < 400:
-        problem = f"the server redirects ({status}), which is not followed; give the final URL"
+        if pin is not None and pin.etag is not None and headers.get("ETag", pin.etag) != pin.etag:
+            raise _changed(name)
+        kind = headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if kind in _PAGES:
+            problem = "the server answers with a web page, not with the image; check the URL"
+        else:
+            problem = "the server ignores ranges (it answers 200, not 206); use a server that supports them"
     else:
         problem = _WORDS.get(status, f"the server answers {status}; check the URL")
     raise SourceUnavailable(f"{name}: {problem}")
@@ -67,6 +84,7 @@ def read_pin(name: str, headers: Mapping[str, str]) -> Pin:
 
     Raises SourceUnavailable when it does not tell the size, InvalidImage when that is out of bounds.
     """
+    _check_form(name, headers)
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None:
         raise SourceUnavailable(
@@ -76,31 +94,37 @@ def read_pin(name: str, headers: Mapping[str, str]) -> Pin:
     if size > VIRTUAL_SIZE_MAX:
         raise InvalidImage(f"{name} has {size} bytes; at most {VIRTUAL_SIZE_MAX} are accepted")
     etag = _sendable(headers.get("ETag"))
-    if etag is not None and not (etag.startswith('"') and etag.endswith('"') and len(etag) > 1):
-        etag = None
-    return Pin(size, etag, _sendable(headers.get("Last-Modified")))
+    modified = _sendable(headers.get("Last-Modified"))
+    if etag is not None and _STRONG_ETAG.fullmatch(etag):
+        return Pin(size, etag, modified)
+    return Pin(size, None, modified, etag)
 
 
 def check_answer(name: str, headers: Mapping[str, str], pin: Pin, *, first: int, last: int) -> None:
     """Raise SourceUnavailable unless a 206 answer is bytes ``first`` to ``last`` (inclusive) of what was pinned."""
-    if headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise SourceUnavailable(
-            f"{name}: the server encodes its answer, though identity was asked for; use another server"
-        )
-    changed = SourceUnavailable(f"{name} has changed since it was opened; start again")
-    if pin.etag is not None:
-        if headers.get("ETag") != pin.etag:
-            raise changed
-    elif pin.modified is not None and headers.get("Last-Modified") != pin.modified:
-        raise changed
+    _check_form(name, headers)
+    pin.check_version(name, headers)
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None or match[1] is None or (int(match[1]), int(match[2])) != (first, last):
         raise SourceUnavailable(f"{name}: the server answers with another range than bytes {first} to {last}")
     if int(match[3]) != pin.size:
-        raise changed
+        raise _changed(name)
     length = headers.get("Content-Length")
     if length is not None and not (_CONTENT_LENGTH.fullmatch(length) and int(length) == last - first + 1):
         raise SourceUnavailable(f"{name}: the server's Content-Length contradicts its Content-Range")
+
+
+def _changed(name: str) -> SourceUnavailable:
+    return SourceUnavailable(f"{name} has changed since it was opened; start again")
+
+
+def _check_form(name: str, headers: Mapping[str, str]) -> None:
+    if headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise SourceUnavailable(
+            f"{name}: the server encodes its answer, though identity was asked for; use another server"
+        )
+    if headers.get("Content-Type", "").strip().lower().startswith("multipart/"):
+        raise SourceUnavailable(f"{name}: the server answers in several parts, though one range was asked for")
 
 
 def _sendable(value: str | None) -> str | None:

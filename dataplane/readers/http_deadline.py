@@ -6,18 +6,25 @@ import contextlib
 import http.client
 import io
 import logging
+import os
 import re
 import socket
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 STALL_MAX_S = 15.0
 """Seconds that one receive may wait for anything at all."""
 
-_RECEIVE_SIZE = 256 << 10
+PROGRESS_SIZE = 256 << 10
+"""Bytes that have to arrive within the time limit of a read, so that a server cannot hold a reader with a drip."""
+
+_BUFFER_SIZE = 16 << 10
+"""Bytes received ahead of what is asked for; small, because what exceeds it goes to its target without a copy."""
 
 
 class Exchange:
@@ -25,22 +32,44 @@ class Exchange:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
+        self.answer: DeadlineResponse | None = None
+        """The answer, once its head has been read."""
+        self.renew: Callable[[], float] | None = None
+        """Returns a new deadline, for each PROGRESS_SIZE bytes that arrive; set while they are a body's own."""
+        self._arrived = 0  # bytes since the last renewal
         self._socket: socket.socket | None = None
         self._aborted = False
 
     def attach(self, connected: socket.socket) -> None:
-        """Take note of the socket that the answer comes from."""
-        self._socket = connected
+        """Take note of the socket that the exchange uses; must be called before it is waited on."""
+        # A handle of our own: that of the connection changes hands when TLS begins, and closes when it ends.
+        handle = socket.socket(fileno=os.dup(connected.fileno()))
+        self.finish()
+        self._socket = handle
         if self._aborted:
             self.abort()
 
+    def note(self, count: int) -> None:
+        """Take note that bytes have arrived."""
+        if self.renew is not None:
+            self._arrived += count
+            if self._arrived >= PROGRESS_SIZE:
+                self._arrived = 0
+                self.deadline = self.renew()
+
     def abort(self) -> None:
-        """End the exchange from another thread: its receive under way returns as at the end of the stream."""
+        """End the exchange from another thread: its connect or receive under way fails or ends at once."""
         self._aborted = True
-        if self._socket is not None:
+        handle = self._socket
+        if handle is not None:
             with contextlib.suppress(OSError):  # not connected any more
-                # Not SSLSocket.shutdown, which takes the TLS layer away under the thread that reads.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                handle.shutdown(socket.SHUT_RDWR)
+
+    def finish(self) -> None:
+        """Let go of the socket."""
+        handle, self._socket = self._socket, None
+        if handle is not None:
+            handle.close()
 
 
 CURRENT: ContextVar[Exchange] = ContextVar("exchange")
@@ -54,15 +83,34 @@ class _TimedSocketIO(io.RawIOBase):
         self._raw = raw
         self._socket = connected
         self._exchange = exchange
+        self.has_ended = False
+        self.failure: OSError | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
+        if self.failure is not None:
+            raise self.failure
+        try:
+            count = self._receive(buffer)
+        except OSError as error:
+            if self._exchange.renew is None:
+                raise
+            # A stream that has nothing at the moment lets its reader keep what came before; it fails the next time.
+            self.failure = error
+            return None
+        self.has_ended = count == 0
+        self._exchange.note(count or 0)
+        return count
+
+    def _receive(self, buffer: Any) -> int | None:
         left_s = self._exchange.deadline - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the deadline has passed")
-        self._socket.settimeout(min(left_s, STALL_MAX_S))
+        limit_s = min(left_s, STALL_MAX_S)
+        if limit_s != self._socket.gettimeout():
+            self._socket.settimeout(limit_s)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -78,19 +126,60 @@ class DeadlineResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **options)
         exchange = CURRENT.get()
         exchange.attach(sock)
-        self.fp = io.BufferedReader(_TimedSocketIO(self.fp.detach(), sock, exchange), _RECEIVE_SIZE)
+        exchange.answer = self
+        self._received = _TimedSocketIO(self.fp.detach(), sock, exchange)
+        self.fp = io.BufferedReader(self._received, _BUFFER_SIZE)
+
+    @property
+    def failure(self) -> OSError | None:
+        """What ended the body early, if anything has."""
+        return self._received.failure
+
+    def begin(self) -> None:
+        """Read the head; raises RemoteDisconnected when it is cut off, which would else pass for its end."""
+        super().begin()
+        if self._received.has_ended:
+            raise http.client.RemoteDisconnected("the head is cut off")
 
 
 class DeadlineHTTPConnection(HTTPConnection):
-    """A plain connection that reads answers under a deadline."""
+    """A plain connection that can be given up while it is made, and reads answers under a deadline."""
 
     response_class = DeadlineResponse
+
+    def _new_conn(self) -> socket.socket:
+        return _connect(self)
 
 
 class DeadlineHTTPSConnection(HTTPSConnection):
-    """A TLS connection that reads answers under a deadline."""
+    """A TLS connection that can be given up while it is made, and reads answers under a deadline."""
 
     response_class = DeadlineResponse
+
+    def _new_conn(self) -> socket.socket:
+        return _connect(self)
+
+
+def _connect(connection: HTTPConnection) -> socket.socket:
+    """Connect to the one address that ``connection`` is for."""
+    exchange = CURRENT.get()
+    family = socket.AF_INET6 if ":" in connection.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limit_s = connection.timeout
+        made.settimeout(limit_s if isinstance(limit_s, int | float) else STALL_MAX_S)
+        exchange.attach(made)
+        made.connect((connection.host, connection.port))
+    except TimeoutError as error:
+        made.close()
+        raise ConnectTimeoutError(connection, "the host does not answer") from error
+    except BaseException as error:
+        made.close()
+        if isinstance(error, OSError):
+            raise NewConnectionError(connection, "the connection fails") from error
+        raise
+    return made
 
 
 class _RedactQueries(logging.Filter):

@@ -17,11 +17,15 @@ _PAUSE_MAX_S = 5.0
 
 
 class Transient(Exception):
-    """An attempt failed in a way that may pass; the text says how, and ``retry_after_s`` what the server asked for."""
+    """An attempt failed in a way that may pass; the text says how, and ``retry_after_s`` what the server asked for.
 
-    def __init__(self, problem: str, retry_after_s: float | None = None) -> None:
+    ``attempts_max`` is lower for what rarely passes.
+    """
+
+    def __init__(self, problem: str, retry_after_s: float | None = None, attempts_max: int = ATTEMPTS_MAX) -> None:
         super().__init__(problem)
         self.retry_after_s = retry_after_s
+        self.attempts_max = attempts_max
 
 
 class RetryBudget:
@@ -30,12 +34,13 @@ class RetryBudget:
     def __init__(self, name: str, timeout_s: float) -> None:
         self._name = name
         self._timeout_s = timeout_s
-        self.renew()
+        self.deadline = self.renew()
 
-    def renew(self) -> None:
-        """Start anew, because bytes have arrived."""
+    def renew(self) -> float:
+        """Start anew, because bytes have arrived; return the new deadline."""
         self.deadline = time.monotonic() + self._timeout_s
         self._attempts = 0
+        return self.deadline
 
     def remaining_s(self) -> float:
         """Return the seconds left, more than 0; raises Transient when there are none."""
@@ -56,7 +61,7 @@ class RetryBudget:
             ceiling_s = min(_PAUSE_MAX_S, _PAUSE_FIRST_S * 2 ** (self._attempts - 1))
             pause_s = ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         left_s = self.deadline - time.monotonic()
-        if self._attempts >= ATTEMPTS_MAX or pause_s >= left_s:
+        if self._attempts >= min(failure.attempts_max, ATTEMPTS_MAX) or pause_s >= left_s:
             tries = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
             asked = f", and asks to wait {pause_s:.0f} s" if failure.retry_after_s is not None else ""
             raise SourceUnavailable(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from dataplane.errors import SourceUnavailable
 
@@ -31,32 +31,72 @@ class SourceUrl:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
+class _Refused(Exception):
+    """A URL is not read; the text says why, without repeating its query."""
+
+
 def parse_source_url(url: str, *, allow_http: bool) -> SourceUrl:
     """Take ``url`` apart; raises SourceUnavailable when it is malformed, holds userinfo or its scheme is refused.
 
     No message repeats more of the URL than scheme, host and path.
     """
+    try:
+        return _parse(url, allow_http=allow_http)
+    except _Refused as problem:
+        raise SourceUnavailable(str(problem)) from None
+
+
+def parse_redirect(name: str, location: str | None, base: SourceUrl, *, allow_http: bool) -> SourceUrl:
+    """Return where an answer from ``base`` redirects to: ``location`` is the header, an absolute or relative URL.
+
+    The rules are those of a URL from a user, and https never becomes http. ``name`` is what messages call the source.
+    Raises SourceUnavailable in words that repeat nothing of ``location`` but its scheme and host.
+    """
+    if location is None or not location.strip():
+        raise SourceUnavailable(f"{name}: the server redirects without saying where; give the final URL")
+    try:
+        _check_characters(location)
+        target = _parse(_joined(base, location), allow_http=True)
+    except _Refused as problem:
+        raise SourceUnavailable(f"{name}: the server redirects to a URL that is refused: {problem}") from None
+    if target.scheme == "http" and (base.scheme == "https" or not allow_http):
+        raise SourceUnavailable(
+            f"{name}: the server redirects to plain http at host {target.host}, which is refused; give an https URL"
+        )
+    return target
+
+
+def _joined(base: SourceUrl, location: str) -> str:
+    try:
+        return urljoin(f"{base.scheme}://{base.host_header}{base.target}", location)
+    except ValueError:
+        raise _Refused("the URL is malformed") from None
+
+
+def _check_characters(url: str) -> None:
     if len(url) > _URL_SIZE_MAX:
-        raise SourceUnavailable(f"a URL of {len(url)} characters is refused; at most {_URL_SIZE_MAX} are read")
+        raise _Refused(f"a URL of {len(url)} characters is refused; at most {_URL_SIZE_MAX} are read")
     # urlsplit would drop some of these without a word, and others would end the request line early.
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise SourceUnavailable(
-            "the URL holds a space, a backslash or a character that is not ASCII; percent-encode it"
-        )
+        raise _Refused("the URL holds a space, a backslash or a character that is not ASCII; percent-encode it")
+
+
+def _parse(url: str, *, allow_http: bool) -> SourceUrl:
+    _check_characters(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise SourceUnavailable("the URL is malformed; write http(s)://HOST[:PORT]/PATH") from None
+        raise _Refused("the URL is malformed; write http(s)://HOST[:PORT]/PATH") from None
     if parts.scheme not in _PORTS:
-        raise SourceUnavailable(f"the URL's scheme {parts.scheme[:20]!r} is refused; give an http(s) URL")
+        raise _Refused(f"the URL's scheme {parts.scheme[:20]!r} is refused; give an http(s) URL")
     if "@" in parts.netloc:
-        raise SourceUnavailable("the URL holds a user name or password before its host, which is refused; leave it out")
+        raise _Refused("the URL holds a user name or password before its host, which is refused; leave it out")
     host = parts.hostname or ""
     if not (_HOST.fullmatch(host) or _is_v6(host)) or port == 0:
-        raise SourceUnavailable("the URL has no valid host; write http(s)://HOST[:PORT]/PATH")
+        raise _Refused("the URL has no valid host; write http(s)://HOST[:PORT]/PATH")
     if parts.scheme == "http" and not allow_http:
-        raise SourceUnavailable(f"http://{parts.netloc}{parts.path}: plain http is refused; give an https URL")
+        raise _Refused(f"http://{parts.netloc}{parts.path}: plain http is refused; give an https URL")
     path = parts.path or "/"
     return SourceUrl(
         scheme=parts.scheme,
