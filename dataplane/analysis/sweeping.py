@@ -19,7 +19,7 @@ from dataplane.limits import DECODED_SIZE_MAX, MIB
 
 SWEEP_WINDOW_SIZE = MIB
 """What one thread loads at once when nothing is kept. Windows read and scan by 256 KiB; a buffer of four such pieces,
-refilled in turn, was 15 % faster with XXH3 and 5 % with BLAKE3 than one piece refilled again and again."""
+refilled in turn, was about 15 % faster with XXH3 and 5 % with BLAKE3 than one piece refilled again and again."""
 
 POLL_S = 0.1
 """How often a running sweep's counters reach the progress, and cancellation is looked at."""

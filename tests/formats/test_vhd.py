@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,24 @@ def test_random_bitmaps_are_honoured(tmp_path: Path, seed: int) -> None:
             expected[index * block + at : index * block + at + 512] = content[at : at + 512]
     content, _ = opened(tmp_path, image)
     assert content == expected[:size]
+
+
+def test_memory_is_bounded_for_bitmaps_that_merge_nowhere(tmp_path: Path) -> None:
+    count, stride = 1024, (BLOCK + 512) // 512
+    path = tmp_path / "disk.vhd"
+    image = Vhd(count * BLOCK, entry={block: 32 + block * stride for block in range(count)})
+    with path.open("wb") as file:
+        file.write(image.write()[:-512])
+        for block in range(count):
+            os.pwrite(file.fileno(), b"\xaa" * 512, (32 + block * stride) * 512)
+        os.pwrite(file.fileno(), image.footer(), (32 + count * stride) * 512)
+    with open_vhd(FileReader(path)) as source:
+        tracemalloc.start()
+        rows = sum(len(batch) for batch in source.extents())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert rows == count * 4096
+    assert peak < 64 * MIB
 
 
 def test_sector_that_is_not_stored_is_zero_and_stays_allocated(tmp_path: Path) -> None:

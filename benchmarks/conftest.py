@@ -1,0 +1,86 @@
+"""What the benchmarks share: the disk, the fixture that measures beside a baseline, and the table at the end."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import inputs
+from benchmarks.beside import Beside, Result
+from benchmarks.report import tables
+from dataplane.engine.plan import Plan
+from dataplane.engine.scan import ChunkState
+from dataplane.engine.table import DigestTable
+from dataplane.engine.window import Window
+from dataplane.extent import WINDOW_SIZE
+from dataplane.formats.probe import open_source
+from dataplane.limits import CHUNK_SIZE_DEFAULT, DECODED_SIZE_MAX, MIB
+
+DISK_SIZE = int(os.environ.get("DATAPLANE_BENCH_MIB", "2048")) * MIB
+"""Bytes of the disk that whole paths are measured on, half of it files; a smaller one is for trying things out."""
+
+RESULTS: list[Result] = []
+
+
+@pytest.fixture
+def beside(benchmark: Any) -> Beside:
+    """Measure something beside its baseline."""
+    return Beside(benchmark, RESULTS)
+
+
+@pytest.fixture(scope="session")
+def disk() -> Path:
+    """A raw ext4 disk in the page cache."""
+    path = inputs.corpus_disk(DISK_SIZE)
+    read_anew(path)
+    return path
+
+
+def read_anew(path: Path) -> None:
+    """Bring a file into the page cache by reading it, whatever was there before.
+
+    What writing left in the cache lies in small pages, what reading brought in lies in large ones: the state has to be
+    the same in every run. What difference it makes is in docs/performance.md.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)  # only clean pages can be dropped
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+    inputs.warm(path)
+
+
+@pytest.fixture(scope="session")
+def unique_chunks(disk: Path) -> memoryview:
+    """The distinct chunks of the disk that are not zero, in memory, one behind the other."""
+    found = bytearray()
+    table, window = DigestTable(16), Window(WINDOW_SIZE, CHUNK_SIZE_DEFAULT)
+    with open_source(str(disk)) as source:
+        descriptors = array("i", [-1 if (fd := reader.fileno()) is None else fd for reader in source.readers])
+        for batch in source.extents():
+            plan = Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
+            for index in range(plan.window_count):
+                window.load(plan, index, descriptors)
+                found += new_chunks(table, window)
+    return memoryview(found)
+
+
+def new_chunks(table: DigestTable, window: Window) -> bytes:
+    """Return the chunks of a loaded window whose digests `table` did not hold, and note them there."""
+    states, plain = window.states, window.plain
+    table.claim(window.digests, states)
+    numbers = [number for number, state in enumerate(states) if state == ChunkState.NEW]
+    return b"".join(plain[number * window.chunk_size : (number + 1) * window.chunk_size] for number in numbers)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was reached."""
+    if RESULTS:
+        terminalreporter.write_sep("=", "goals and ratios")
+        for line in tables(result.info() for result in RESULTS):
+            terminalreporter.write_line(line)
