@@ -139,8 +139,8 @@ def test_chunk_tricks_are_refused(chunks: bytes) -> None:
     answer = saying(lambda handler: head_of(handler, "Transfer-Encoding: chunked"), chunks)
     with serving(CONTENT, answer) as server:
         started = time.monotonic()
-        refused(server, "ends its answer early|breaks off|not HTTP", timeout_s=0.5)
-        assert time.monotonic() - started < 2
+        refused(server, "ends its answer early|breaks off|not HTTP|too slow", timeout_s=0.5)
+        assert time.monotonic() - started < 10
 
 
 def test_chunked_answer_with_trailers_is_read() -> None:
