@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from run_entry cimport ENTRY_SIZE, FILTER_BLOCK_SIZE, dp_filter_bit, dp_interpolate, dp_key, dp_run_entry, dp_scale, \
-    dp_word
+from run_entry cimport ENTRY_SIZE, FILTER_BLOCK_SIZE, dp_filter_bit, dp_interpolate, dp_key, dp_order, dp_root, \
+    dp_run_entry, dp_scale, dp_word
 
 from dataplane._native.plan cimport DATA_EXTENT, HOLE_EXTENT, ExtentRow
 from dataplane._native.codec cimport RAW, ZSTD
@@ -16,7 +16,7 @@ from array import array
 
 cdef enum:
     BLOCK_BITS = 16  # a checksum guards each 64 KiB of a run
-    INTERPOLATIONS_MAX = 6
+    PROBES_MAX = 12
 
 cdef uint8_t[32] ZERO_ID
 
@@ -153,25 +153,32 @@ cdef class Run:
         return entry
 
     cdef const dp_run_entry* search(self, const uint8_t* id, int64_t* bad) noexcept nogil:
-        """Interpolate, since ids are uniform; then halve, so that no input makes it slow."""
+        """Interpolate, since ids are uniform, and probe a little further to close in from both sides; then halve."""
         cdef uint64_t low = 0
         cdef uint64_t high = self.entry_count
         cdef uint64_t low_key = 0
         cdef uint64_t high_key = ~<uint64_t> 0
         cdef uint64_t key = dp_key(id)
         cdef uint64_t guess
-        cdef int steps = 0
-        cdef int order
+        cdef uint64_t step = 1
+        cdef int probes = 0
+        cdef int order = 0
         while low < high:
-            guess = low + (high - low) // 2
-            if steps < INTERPOLATIONS_MAX and high_key > low_key:
-                guess = low + dp_interpolate(key - low_key, high_key - low_key, high - low)
+            if probes < PROBES_MAX and high - low > 4 and high_key > low_key:
+                if probes % 2 == 0:
+                    # Interpolation misses by about the square root of the range.
+                    step = dp_root(high - low)
+                    guess = low + dp_interpolate(key - low_key, high_key - low_key, high - low)
+                else:
+                    guess = low + step if order < 0 else (high - step if high - low > step else low)
                 if guess >= high:
                     guess = high - 1
-                steps += 1
+                probes += 1
+            else:
+                guess = low + (high - low) // 2
             if not self.touch(self.entries + guess, ENTRY_SIZE, bad):
                 return NULL
-            order = memcmp(self.entries[guess].id, id, 32)
+            order = dp_order(self.entries[guess].id, id)
             if order == 0:
                 return self.entries + guess
             if order < 0:
