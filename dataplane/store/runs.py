@@ -155,17 +155,16 @@ def write_runs(packs: Sequence[tuple[bytes, Path]], folder: Path) -> Iterator[tu
     for name, path in packs:
         table = read_table(path)
         if names and len(builder) + len(table) > ENTRIES_PER_RUN_MAX:
-            yield write_run(builder, names, folder)
+            yield write_run(builder.finish(), names, folder)
             builder, names = RunBuilder(), []
         builder.add(len(names), fmt.PACK_HEADER.size, table.ids, table.stored_lengths, table.plain_lengths)
         names.append(name)
     if names:
-        yield write_run(builder, names, folder)
+        yield write_run(builder.finish(), names, folder)
 
 
-def write_run(builder: RunBuilder, packs: Sequence[bytes], folder: Path) -> tuple[bytes, Path, int]:
-    """Write one durable run file into `folder`; return its name, path and number of entries."""
-    entries = builder.finish()
+def write_run(entries: bytes, packs: Sequence[bytes], folder: Path) -> tuple[bytes, Path, int]:
+    """Write sorted entries over `packs` as one durable run file into `folder`; return its name, path and entries."""
     layout = fmt.RunLayout.plan(len(packs), len(entries) // fmt.RUN_ENTRY_SIZE)
     run = fmt.build_run(layout, packs, bytes(build_filter(entries, layout.filter_blocks)), entries)
     name = fmt.run_name(run)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from dataplane.engine.run_builder import build_filter
-from dataplane.store import format as fmt
-from dataplane.store.layout import naming, write_file
+from dataplane.store.layout import naming
 from dataplane.store.lease import Lease
 from dataplane.store.publish import publish
+from dataplane.store.runs import write_run
 from dataplane.store.store import Store
 from dataplane.store.workspace import LOCK_NAME, held, is_abandoned
 
@@ -29,7 +26,7 @@ def delete_packs(store: Store, lease: Lease, packs: list[bytes]) -> None:
         old_runs.append(name)
         entries, living = run.living_entries()
         if living:
-            new_runs.append(write_entries(entries, [members[number] for number in living], lease.path))
+            new_runs.append(write_run(entries, [members[number] for number in living], lease.path))
     publish(store, [], new_runs)
     with store.ledger.transaction() as connection:
         lease.check(connection)
@@ -40,16 +37,6 @@ def delete_packs(store: Store, lease: Lease, packs: list[bytes]) -> None:
             store.layout.run(name).unlink(missing_ok=True)
     for pack in packs:
         store.layout.pack(pack).unlink(missing_ok=True)
-
-
-def write_entries(entries: bytes, packs: list[bytes], folder: Path) -> tuple[bytes, Path, int]:
-    """Write a run of sorted entries over `packs` into `folder`; return its name, path and number of entries."""
-    layout = fmt.RunLayout.plan(len(packs), len(entries) // fmt.RUN_ENTRY_SIZE)
-    run = fmt.build_run(layout, packs, bytes(build_filter(entries, layout.filter_blocks)), entries)
-    name = fmt.run_name(run)
-    path = folder / f"{name.hex()}.run"
-    write_file(path, run, 0o444)
-    return name, path, layout.entry_count
 
 
 def remove_orphans(store: Store, lease: Lease) -> int:
