@@ -25,6 +25,9 @@ class ImageSource(ABC):
     readers: Sequence[ByteReader]
     """What the ``reader`` column of an extent indexes."""
 
+    own_data: bool = False
+    """Whether the bytes are this program's own (a store's packs): damage to them is corruption, not a bad source."""
+
     decoded_size_max: int = 0
     """No compressed extent decodes to more than this many bytes; 0 when there are none. A power of two."""
 

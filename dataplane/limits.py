@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataplane.errors import UsageError
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -48,3 +50,9 @@ DESCRIPTOR_EXTENTS_MAX = 10_000
 
 BLOCK_MAP_SIZE_MAX = 768 * MIB
 """Table of blocks of a VHD, VHDX or VDI image, in bytes, read a slice at a time; a VHDX of 64 TiB takes 513 MiB."""
+
+
+def check_chunk_size(chunk_size: int) -> None:
+    """Raise UsageError unless `chunk_size` is a power of two within the limits."""
+    if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size & (chunk_size - 1):
+        raise UsageError(f"chunk size {chunk_size} is not a power of two from {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX}")

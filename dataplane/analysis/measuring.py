@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -18,8 +18,7 @@ from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import thread_count
 from dataplane.ingest.pipeline import Pipeline
 from dataplane.ingest.progress import Progress
-from dataplane.limits import CHUNK_SIZE_DEFAULT
-from dataplane.store.store import check_chunk_size
+from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 
 XXH3_SIZE = 16
 
@@ -167,7 +166,7 @@ class EncodeMeter:
     def __init__(self, chunk_size: int, codec: CodecProfile) -> None:
         self._chunk_size = chunk_size
         self._codec = codec
-        self._key = secrets.token_bytes(DIGEST_SIZE)
+        self._key = os.urandom(DIGEST_SIZE)
         self._sink = MeasuringSink()
 
     def add(self, source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None) -> Sizes:

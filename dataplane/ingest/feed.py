@@ -19,7 +19,6 @@ from dataplane.ingest.prefetch import Prefetch
 from dataplane.ingest.progress import Progress
 from dataplane.ingest.slab import Slab
 from dataplane.limits import DECODED_SIZE_MAX
-from dataplane.store.stored_image import StoredImage
 
 Note = TypeVar("Note")
 
@@ -133,7 +132,7 @@ def descriptors(source: ImageSource, plan: Plan) -> array[int]:
 def load_error(source: ImageSource, failure: LoadFailure) -> DataplaneError:
     """Return the error that says in words why a window could not be loaded."""
     name = source.readers[failure.reader].name
-    if isinstance(source, StoredImage):
+    if source.own_data:
         return Corrupt(
             f"{name} is damaged or unreadable at {failure.offset}: a chunk does not decode (errno {failure.error})"
         )

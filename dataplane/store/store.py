@@ -15,7 +15,7 @@ from types import TracebackType
 from dataplane.engine.codec import Codec, CodecProfile, Decoder
 from dataplane.engine.scan import DIGEST_SIZE, blake3
 from dataplane.errors import Corrupt, StoreError, StoreIncompatible, StoreMissing, UsageError
-from dataplane.limits import CHUNK_SIZE_DEFAULT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
+from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder, write_file
 from dataplane.store.lease import Lease, reading
@@ -193,12 +193,6 @@ class Store:
             if len(page) != fmt.PAGE_SIZE:
                 raise Corrupt(f"manifest page {number} has {len(page)} bytes, not {fmt.PAGE_SIZE}")
             yield number, page
-
-
-def check_chunk_size(chunk_size: int) -> None:
-    """Raise UsageError unless `chunk_size` is a power of two within the limits."""
-    if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size & (chunk_size - 1):
-        raise UsageError(f"chunk size {chunk_size} is not a power of two from {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX}")
 
 
 @contextmanager

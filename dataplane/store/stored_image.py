@@ -51,6 +51,7 @@ class StoredImage(ImageSource):
     """An image of a store as a source; `expected_ids` gives what its chunks must hash to. Raises Corrupt."""
 
     format = "stored"
+    own_data = True
 
     def __init__(self, store: Store, root: bytes, domain: str) -> None:
         self._store = store

@@ -92,6 +92,7 @@ class PackContents(ImageSource):
     """
 
     format = "packs"
+    own_data = True
 
     def __init__(
         self, store: Store, index: Index, packs: Sequence[bytes], selection: Selection, deadline: float | None
