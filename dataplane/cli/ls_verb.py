@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     from dataplane.cli.sizes import human_size
     from dataplane.store.store import Store
 
-    with Store.open(args.store) as store:
+    with Store.open(args.store, may_write=False) as store:
         pins = store.pins()
     rows = [
         {

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from dataplane.cli.output import print_fields, print_json
     from dataplane.store.store import Store
 
-    with Store.open(args.store) as store:
+    with Store.open(args.store, may_write=False) as store:
         fields = store_fields(store) if args.name is None else image_fields(store, args.name)
     (print_json if args.json else print_fields)(fields)
     return 0

@@ -7,6 +7,7 @@ becomes part of the caller's transaction.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sqlite3
 import threading
@@ -16,31 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreIncompatible, StoreLocked
-
-SCHEMA_VERSION = 1
-BUSY_TIMEOUT_S = 30.0
-
-SCHEMA = (
-    "CREATE TABLE ledger_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    """CREATE TABLE packs (
-        name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL, verified_at BIGINT,
-        condemned_epoch BIGINT, condemned_at BIGINT)""",
-    "CREATE TABLE runs (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
-    """CREATE TABLE pins (
-        name TEXT PRIMARY KEY, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
-        virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
-        allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
-        created_at BIGINT NOT NULL)""",
-    """CREATE TABLE removed_pins (
-        name TEXT NOT NULL, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
-        virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
-        allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
-        created_at BIGINT NOT NULL, removed_at BIGINT NOT NULL, removal TEXT PRIMARY KEY)""",
-    """CREATE TABLE leases (
-        id TEXT PRIMARY KEY, purpose TEXT NOT NULL, root TEXT, domain TEXT, epoch BIGINT NOT NULL,
-        beats BIGINT NOT NULL, created_at BIGINT NOT NULL)""",
-)
+from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
+from dataplane.store.ledger_file import connect, naming_ledger
+from dataplane.store.ledger_schema import SCHEMA_VERSION, create_tables, read_version, take_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,37 +47,43 @@ class Ledger:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        self.schema_version = SCHEMA_VERSION
         self._connection = connection
         self._lock = threading.RLock()
 
     @classmethod
     def create(cls, path: Path, store_id: str) -> Ledger:
         """Create the tables of a new store."""
-        ledger = cls(path, connect(path))
+        ledger = cls(path, connect(path)[0])
         with ledger.naming():
             ledger._connection.execute("PRAGMA journal_mode=WAL")
         with ledger.transaction() as connection:
-            for statement in SCHEMA:
-                connection.execute(statement)
-            rows = [("schema_version", str(SCHEMA_VERSION)), ("store_id", store_id), ("epoch", "0")]
-            connection.executemany("INSERT INTO ledger_meta (name, value) VALUES (?, ?)", rows)
+            create_tables(connection, store_id)
         return ledger
 
     @classmethod
-    def open(cls, path: Path, store_id: str) -> Ledger:
-        """Open the ledger of the store with this id; raises StoreIncompatible, Corrupt or IoFailed."""
+    def open(cls, path: Path, store_id: str, *, may_write: bool = True) -> Ledger:
+        """Open the ledger of the store with this id, and bring it up to date unless `may_write` is false.
+
+        A ledger of an earlier version that cannot be written now is read as it is; `schema_version` tells. Raises
+        StoreIncompatible, Corrupt or IoFailed.
+        """
         if not path.exists():
             raise Corrupt(f"the ledger {path} is missing: restore it from a backup")
-        ledger = cls(path, connect(path))
+        connection, can_write = connect(path)
+        ledger = cls(path, connection)
         with ledger.naming():
-            meta = dict(ledger._connection.execute("SELECT name, value FROM ledger_meta").fetchall())
-        if meta.get("schema_version") != str(SCHEMA_VERSION):
-            raise StoreIncompatible(
-                f"ledger {path} has schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}"
-            )
-        if meta.get("store_id") != store_id:
-            raise StoreIncompatible(f"ledger {path} belongs to another store")
+            ledger.schema_version = read_version(connection, path, store_id)
+        if ledger.schema_version < SCHEMA_VERSION and may_write and can_write:
+            ledger._bring_up_to_date(store_id)
         return ledger
+
+    def _bring_up_to_date(self, store_id: str) -> None:
+        with contextlib.suppress(IoFailed, NoSpace, StoreLocked):  # a full disk is no reason not to read
+            with self.transaction() as connection:
+                version = read_version(connection, self.path, store_id)  # another process may have been here
+                take_steps(connection, version)
+            self.schema_version = SCHEMA_VERSION
 
     def close(self) -> None:
         """Close the connection."""
@@ -273,36 +258,8 @@ class Ledger:
         return [(make_pin(row[:-1]), int(str(row[-1]))) for row in rows]
 
 
-@contextmanager
-def naming_ledger(path: Path) -> Iterator[None]:
-    """Turn the driver's errors into ours, naming the ledger; a broken constraint passes, it is the caller's to read."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.OperationalError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreLocked(f"ledger {path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process") from error
-        if code == sqlite3.SQLITE_FULL:
-            raise NoSpace(f"no space left while writing ledger {path}: free space and try again") from error
-        if code == sqlite3.SQLITE_ERROR:
-            raise Corrupt(f"ledger {path} lacks what it must have ({error}): restore it from a backup") from error
-        raise IoFailed(f"ledger {path} failed: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise Corrupt(f"ledger {path} is damaged ({error}): restore it from a backup") from error
-
-
 def make_pin(row: Sequence[object]) -> Pin:
     """Return the pin of a row in the order of PIN_COLUMNS."""
     values = dict(zip(PIN_COLUMNS, row, strict=True))
     values["root"] = bytes.fromhex(str(values["root"]))
     return Pin(**values)  # type: ignore[arg-type]
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the database as every process does: explicit transactions, every commit durable."""
-    with naming_ledger(path):
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous=FULL")
-    return connection

@@ -75,8 +75,8 @@ class Store:
         return cls.open(target)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Store:
-        """Open the store in folder `path`.
+    def open(cls, path: str | os.PathLike[str], *, may_write: bool = True) -> Store:
+        """Open the store in folder `path`; its ledger is brought up to date unless `may_write` is false.
 
         Raises StoreMissing, StoreIncompatible (another version, or a secret that is lost, not its own, or readable by
         others) or Corrupt.
@@ -90,7 +90,7 @@ class Store:
             raise StoreMissing(f"store {path} cannot be opened: {error}") from error
         header = fmt.StoreHeader.from_json(text)
         secret = read_secret(layout, header)
-        return cls(layout, header, secret, Ledger.open(layout.ledger, header.store_id))
+        return cls(layout, header, secret, Ledger.open(layout.ledger, header.store_id, may_write=may_write))
 
     def close(self) -> None:
         """Close the ledger; a second call does nothing."""

@@ -16,13 +16,13 @@ ROOT_ID = "bb138f05f954318d0b324dae18825de96ba9e72d24c7c0ec454974708eaa62f8"
 CONTENT_SHA256 = "ecab7ce3831386eb50dfc24bca95bbbd1443f024e3a7fd637fdd888c77b03aa0"
 
 
-def open_golden(tmp_path: Path) -> Store:
+def open_golden(tmp_path: Path, *, may_write: bool = True) -> Store:
     """Open a copy: opening a ledger writes beside it, and git does not keep the secret's rights."""
     copy = tmp_path / "store"
     shutil.copytree(GOLDEN, copy)
     (copy / "secret").chmod(0o600)
     (copy / "tmp").mkdir(exist_ok=True)
-    return Store.open(copy)
+    return Store.open(copy, may_write=may_write)
 
 
 def test_golden_store_is_read(tmp_path: Path) -> None:

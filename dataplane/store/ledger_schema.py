@@ -1,0 +1,85 @@
+"""The ledger's tables, version by version, and how a ledger of an earlier version is brought up to date.
+
+A new ledger is made by taking every step from nothing, an old one by taking those it lacks: both end with the same
+tables. A step that was part of a release never changes again; the last one may grow until it is released.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from dataplane.errors import Corrupt, StoreIncompatible
+
+VERSION_1 = (
+    "CREATE TABLE ledger_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE packs (
+        name TEXT PRIMARY KEY, size BIGINT NOT NULL, created_at BIGINT NOT NULL, verified_at BIGINT,
+        condemned_epoch BIGINT, condemned_at BIGINT)""",
+    "CREATE TABLE runs (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
+    """CREATE TABLE pins (
+        name TEXT PRIMARY KEY, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
+        virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
+        allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
+        created_at BIGINT NOT NULL)""",
+    """CREATE TABLE removed_pins (
+        name TEXT NOT NULL, root TEXT NOT NULL, domain TEXT NOT NULL, format TEXT NOT NULL,
+        virtual_size BIGINT NOT NULL, data_size BIGINT NOT NULL, storage_size BIGINT NOT NULL,
+        allocated_size BIGINT NOT NULL, chunks BIGINT NOT NULL, distinct_chunks BIGINT NOT NULL,
+        created_at BIGINT NOT NULL, removed_at BIGINT NOT NULL, removal TEXT PRIMARY KEY)""",
+    """CREATE TABLE leases (
+        id TEXT PRIMARY KEY, purpose TEXT NOT NULL, root TEXT, domain TEXT, epoch BIGINT NOT NULL,
+        beats BIGINT NOT NULL, created_at BIGINT NOT NULL)""",
+)
+
+COUNTS = (
+    # Roots whose chunks are counted, and what each has to itself; `number` is what count files know it by.
+    """CREATE TABLE counted_roots (
+        root TEXT NOT NULL, domain TEXT NOT NULL, number BIGINT NOT NULL UNIQUE, unique_size BIGINT NOT NULL,
+        unique_chunks BIGINT NOT NULL, PRIMARY KEY (root, domain))""",
+    "CREATE TABLE count_files (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
+)
+
+VERSION_2 = (*COUNTS,)
+
+STEPS = (VERSION_1, VERSION_2)
+"""STEPS[i] turns a ledger of version i into one of version i + 1."""
+
+SCHEMA_VERSION = len(STEPS)
+
+
+def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
+    """Make the tables of a new ledger, inside a transaction."""
+    for step in STEPS:
+        for statement in step:
+            connection.execute(statement)
+    rows = [("schema_version", str(SCHEMA_VERSION)), ("store_id", store_id), ("epoch", "0")]
+    connection.executemany("INSERT INTO ledger_meta (name, value) VALUES (?, ?)", rows)
+
+
+def read_version(connection: sqlite3.Connection, path: Path, store_id: str) -> int:
+    """Return the schema version of the ledger at `path`.
+
+    Raises StoreIncompatible when the version is newer than this program or the ledger is another store's, Corrupt when
+    it is no version.
+    """
+    meta = dict(connection.execute("SELECT name, value FROM ledger_meta").fetchall())
+    text = str(meta.get("schema_version"))
+    if not text.isdecimal() or int(text) < 1:
+        raise Corrupt(f"ledger {path} has no schema version but {text!r}: restore it from a backup")
+    if int(text) > SCHEMA_VERSION:
+        raise StoreIncompatible(
+            f"ledger {path} has schema version {text}, this program knows versions up to {SCHEMA_VERSION}:"
+            " use a matching release"
+        )
+    if meta.get("store_id") != store_id:
+        raise StoreIncompatible(f"ledger {path} belongs to another store")
+    return int(text)
+
+
+def take_steps(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a ledger of an earlier `version` up to date, inside the transaction in which that version was read."""
+    for step in STEPS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute("UPDATE ledger_meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))
