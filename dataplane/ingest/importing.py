@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from dataplane.errors import AlreadyExists, UsageError
 from dataplane.image_source import ImageSource
@@ -100,10 +100,11 @@ class PreparedImport:
         """Seconds since the import began."""
         return time.monotonic() - self._started
 
-    def pin(self, name: str, *, connection: sqlite3.Connection | None = None) -> None:
+    def pin(self, name: str, *, connection: Any = None) -> None:
         """Name the packs, runs and root in the ledger and pin the root for `name`; raises AlreadyExists.
 
-        With `connection`, an open transaction on the ledger's database, all this happens when the caller commits.
+        With `connection`, a driver's connection to the ledger's database whose transaction is open, all this happens
+        when the caller commits.
         """
         ledger = self._store.ledger
         self._progress.stage = "committing"

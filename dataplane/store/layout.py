@@ -21,6 +21,7 @@ class Layout:
         self.header = root / "store.json"
         self.secret = root / "secret"
         self.ledger = root / "ledger.sqlite3"
+        self.ledger_url = root / "ledger.url"
         self.packs = root / "packs"
         self.runs = root / "runs"
         self.temporary = root / "tmp"

@@ -9,7 +9,6 @@ its row up, and the process finds that out when it tries to commit: a commit che
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Self
 from dataplane.errors import DataplaneError, IoFailed, LeaseLost, NoSpace
 from dataplane.store.layout import Layout
 from dataplane.store.ledger import Ledger
+from dataplane.store.sql import SqlConnection
 from dataplane.store.workspace import Workspace, is_abandoned
 
 BEAT_S = 5.0
@@ -63,7 +63,7 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name=f"lease-{self.id}", daemon=True)
         self._heart.start()
 
-    def check(self, connection: sqlite3.Connection) -> None:
+    def check(self, connection: SqlConnection) -> None:
         """Raise LeaseLost unless the lease still holds, inside the transaction that relies on it."""
         with self._ledger.naming():
             held = connection.execute("SELECT 1 FROM leases WHERE id = ?", (self.id,)).fetchone()

@@ -1,25 +1,24 @@
 """The ledger: the SQL tables that say what is live, the only thing in a store that changes.
 
 It speaks to the database through Python's own driver rather than a toolkit, because every verb opens it and start-up
-time counts. A caller that keeps tables of its own in the same database passes its connection, and what the ledger does
-becomes part of the caller's transaction.
+time counts. A caller that keeps tables of its own in the same database passes its driver's connection, and what the
+ledger does becomes part of the caller's transaction.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import Any
 
-from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
-from dataplane.store.ledger_file import connect, naming_ledger
+from dataplane.errors import AlreadyExists, IoFailed, NoSpace, NotFound, StoreLocked
 from dataplane.store.ledger_schema import SCHEMA_VERSION, create_tables, read_version, take_steps
+from dataplane.store.sql import IntegrityBroken, LedgerDatabase, SqlConnection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,75 +44,74 @@ PIN_COLUMNS = tuple(field.name for field in fields(Pin))
 class Ledger:
     """An open ledger. Safe for use by several threads of one process, and by several processes at once."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
+    def __init__(self, database: LedgerDatabase) -> None:
+        self.name = database.name
         self.schema_version = SCHEMA_VERSION
-        self._connection = connection
+        self._database = database
         self._lock = threading.RLock()
 
     @classmethod
-    def create(cls, path: Path, store_id: str) -> Ledger:
+    def create(cls, database: LedgerDatabase, store_id: str) -> Ledger:
         """Create the tables of a new store."""
-        ledger = cls(path, connect(path)[0])
-        with ledger.naming():
-            ledger._connection.execute("PRAGMA journal_mode=WAL")
-        with ledger.transaction() as connection:
+        ledger = cls(database)
+        with ledger._transaction(database.begin_new) as connection:
             create_tables(connection, store_id)
         return ledger
 
     @classmethod
-    def open(cls, path: Path, store_id: str, *, may_write: bool = True) -> Ledger:
+    def open(cls, database: LedgerDatabase, store_id: str, *, may_write: bool = True) -> Ledger:
         """Open the ledger of the store with this id, and bring it up to date unless `may_write` is false.
 
         A ledger of an earlier version that cannot be written now is read as it is; `schema_version` tells. Raises
         StoreIncompatible, Corrupt or IoFailed.
         """
-        if not path.exists():
-            raise Corrupt(f"the ledger {path} is missing: restore it from a backup")
-        connection, can_write = connect(path)
-        ledger = cls(path, connection)
+        ledger = cls(database)
         with ledger.naming():
-            ledger.schema_version = read_version(connection, path, store_id)
-        if ledger.schema_version < SCHEMA_VERSION and may_write and can_write:
+            ledger.schema_version = read_version(database.connection, ledger.name, store_id)
+        if ledger.schema_version < SCHEMA_VERSION and may_write and database.can_write:
             ledger._bring_up_to_date(store_id)
         return ledger
 
     def _bring_up_to_date(self, store_id: str) -> None:
         with contextlib.suppress(IoFailed, NoSpace, StoreLocked):  # a full disk is no reason not to read
             with self.transaction() as connection:
-                version = read_version(connection, self.path, store_id)  # another process may have been here
+                version = read_version(connection, self.name, store_id)  # another process may have been here
                 take_steps(connection, version)
             self.schema_version = SCHEMA_VERSION
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._database.close()
 
     def naming(self) -> AbstractContextManager[None]:
         """Turn the driver's errors into ours, naming the ledger."""
-        return naming_ledger(self.path)
+        return self._database.naming()
 
     @contextmanager
-    def transaction(self, connection: sqlite3.Connection | None = None) -> Iterator[sqlite3.Connection]:
-        """Run statements as one transaction; inside the caller's when its `connection` is given."""
-        if connection is not None:
+    def transaction(self, lent: Any = None) -> Iterator[SqlConnection]:
+        """Run statements as one transaction; inside the caller's when its driver's connection is `lent`."""
+        if lent is not None:
             with self.naming():
-                yield connection
+                yield self._database.lent(lent)
             return
+        with self._transaction(self._database.begin) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: Callable[[], None]) -> Iterator[SqlConnection]:
         with self._lock, self.naming():
-            self._connection.execute("BEGIN IMMEDIATE")
+            begin()
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                yield self._database.connection
+                self._database.commit()
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                self._database.rollback()
                 raise
 
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Return the rows of a SELECT."""
         with self._lock, self.naming():
-            return self._connection.execute(statement, values).fetchall()
+            return self._database.connection.execute(statement, values).fetchall()
 
     # ------------------------------------------------------------------------------------------ what is live
     def packs(self) -> dict[bytes, int]:
@@ -168,7 +166,7 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------ changes
     def add_objects(
-        self, connection: sqlite3.Connection, packs: Iterable[tuple[bytes, int]], runs: Iterable[tuple[bytes, int]]
+        self, connection: SqlConnection, packs: Iterable[tuple[bytes, int]], runs: Iterable[tuple[bytes, int]]
     ) -> None:
         """Make packs (name, size in bytes) and runs (name, entries) live, inside a transaction."""
         now = time.time_ns() // 1000
@@ -182,17 +180,19 @@ class Ledger:
                 [(name.hex(), entries, now) for name, entries in runs],
             )
 
-    def remove_objects(self, connection: sqlite3.Connection, packs: Iterable[bytes], runs: Iterable[bytes]) -> None:
+    def remove_objects(self, connection: SqlConnection, packs: Iterable[bytes], runs: Iterable[bytes]) -> None:
         """Let packs and runs be live no longer, inside a transaction."""
         with self.naming():
             connection.executemany("DELETE FROM packs WHERE name = ?", [(name.hex(),) for name in packs])
             connection.executemany("DELETE FROM runs WHERE name = ?", [(name.hex(),) for name in runs])
 
-    def condemn(self, packs: Iterable[bytes], connection: sqlite3.Connection | None = None) -> None:
+    def condemn(self, packs: Iterable[bytes], connection: Any = None) -> None:
         """Condemn packs at a new epoch: work that begins from now on does not see them."""
         now = time.time_ns() // 1000
         with self.transaction(connection) as transaction:
-            transaction.execute("UPDATE ledger_meta SET value = CAST(value AS BIGINT) + 1 WHERE name = 'epoch'")
+            transaction.execute(
+                "UPDATE ledger_meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) WHERE name = 'epoch'"
+            )
             transaction.executemany(
                 "UPDATE packs SET condemned_at = ?, condemned_epoch ="
                 " (SELECT CAST(value AS BIGINT) FROM ledger_meta WHERE name = 'epoch') WHERE name = ?",
@@ -212,7 +212,7 @@ class Ledger:
         with self.transaction() as connection:
             return connection.execute("DELETE FROM removed_pins WHERE removed_at <= ?", (removed_before,)).rowcount
 
-    def add_pin(self, connection: sqlite3.Connection, pin: Pin) -> None:
+    def add_pin(self, connection: SqlConnection, pin: Pin) -> None:
         """Pin a root, inside a transaction; raises AlreadyExists when the name is taken."""
         values = [getattr(pin, column) for column in PIN_COLUMNS]
         values[PIN_COLUMNS.index("root")] = pin.root.hex()
@@ -220,10 +220,10 @@ class Ledger:
         try:
             with self.naming():
                 connection.execute(f"INSERT INTO pins ({', '.join(PIN_COLUMNS)}) VALUES ({marks})", values)  # noqa: S608
-        except sqlite3.IntegrityError as error:
+        except IntegrityBroken as error:
             raise AlreadyExists(f"an image named {pin.name!r} is already in the store: choose another name") from error
 
-    def remove_pin(self, connection: sqlite3.Connection, name: str, *, undeletable: bool) -> None:
+    def remove_pin(self, connection: SqlConnection, name: str, *, undeletable: bool) -> None:
         """Remove a pin, inside a transaction; `undeletable` keeps it where undelete finds it. Raises NotFound."""
         columns = ", ".join(PIN_COLUMNS)
         with self.naming():

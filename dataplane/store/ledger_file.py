@@ -1,62 +1,96 @@
-"""The ledger's file: how every process opens the database, and what its failures are called."""
+"""The ledger in SQLite, a file in the store's folder: how every process opens it, and what its failures are called."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreLocked
-
-BUSY_TIMEOUT_S = 30.0
+from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreLocked, UsageError
+from dataplane.store.sql import BUSY_TIMEOUT_S, IntegrityBroken, LedgerDatabase, SqlConnection
 
 CANNOT_WRITE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """What SQLite says of a folder in which it may not make the files that go with a database in WAL mode."""
 
 
-@contextmanager
-def naming_ledger(path: Path) -> Iterator[None]:
-    """Turn the driver's errors into ours, naming the ledger; a broken constraint passes, it is the caller's to read."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.OperationalError as error:
+class LedgerFile(LedgerDatabase):
+    """One connection to the file: explicit transactions, every commit durable."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises Corrupt, IoFailed or StoreLocked.
+
+        Where the folder cannot be written, as on a medium that is mounted read-only, the database is read as a file
+        that nobody changes; that fails with IoFailed when a log beside it holds commits that are not in that file.
+        """
+        self.name = f"ledger {path}"
+        with self.naming():
+            self._connection = self._open(path)
+        self.connection = self._connection
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        try:
+            return open_database(str(path))
+        except sqlite3.OperationalError as error:
+            if primary_code(error) not in CANNOT_WRITE or not path.exists():
+                raise
+        self.can_write = False
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise IoFailed(f"{self.name} cannot be written, and {log.name} has to be: copy the store elsewhere")
+        return open_database(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+
+    def begin_new(self) -> None:
+        """Let readers and a writer work side by side, which the file remembers, and begin."""
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin, taking the write lock at once: reading first and writing later could only fail."""
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Commit, synchronously."""
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Roll back, unless SQLite has done so itself."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def lent(self, connection: Any) -> SqlConnection:
+        """Return the connection: it is what our statements take."""
+        if not isinstance(connection, sqlite3.Connection):
+            raise UsageError(f"{self.name} is not in the database of the connection that was lent")
+        return connection
+
+    @property
+    def driver_errors(self) -> type[Exception]:
+        """Everything that sqlite3 raises about a database."""
+        return sqlite3.DatabaseError
+
+    def translated(self, error: Exception) -> Exception:
+        """Read SQLite's result code."""
+        if isinstance(error, sqlite3.IntegrityError):
+            return IntegrityBroken(str(error))
+        if not isinstance(error, sqlite3.OperationalError):
+            return Corrupt(f"{self.name} is damaged ({error}): restore it from a backup")
         code = primary_code(error)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreLocked(f"ledger {path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process") from error
+            return StoreLocked(f"{self.name} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process")
         if code == sqlite3.SQLITE_FULL:
-            raise NoSpace(f"no space left while writing ledger {path}: free space and try again") from error
+            return NoSpace(f"no space left while writing {self.name}: free space and try again")
         if code == sqlite3.SQLITE_ERROR:
-            raise Corrupt(f"ledger {path} lacks what it must have ({error}): restore it from a backup") from error
-        raise IoFailed(f"ledger {path} failed: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise Corrupt(f"ledger {path} is damaged ({error}): restore it from a backup") from error
+            return Corrupt(f"{self.name} lacks what it must have ({error}): restore it from a backup")
+        return IoFailed(f"{self.name} failed: {error}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
 
 
 def primary_code(error: sqlite3.Error) -> int:
     """Return SQLite's primary result code of an error, 0 when the driver itself raised it."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """Open the database as every process does: explicit transactions, every commit durable.
-
-    Returns the connection, and whether it can write. Where the folder cannot be written, as on a medium that is mounted
-    read-only, the database is read as a file that nobody changes; raises IoFailed when a log beside it holds commits
-    that are not in that file.
-    """
-    with naming_ledger(path):
-        try:
-            return open_database(str(path)), True
-        except sqlite3.OperationalError as error:
-            if primary_code(error) not in CANNOT_WRITE or not path.exists():
-                raise
-        log = path.with_name(f"{path.name}-wal")
-        if log.exists() and log.stat().st_size:
-            raise IoFailed(f"ledger {path} cannot be written, and {log.name} has to be: copy the store elsewhere")
-        return open_database(f"{path.absolute().as_uri()}?immutable=1", uri=True), False
 
 
 def open_database(address: str, *, uri: bool = False) -> sqlite3.Connection:

@@ -6,10 +6,8 @@ tables. A step that was part of a release never changes again; the last one may 
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
-
 from dataplane.errors import Corrupt, StoreIncompatible
+from dataplane.store.sql import SqlConnection
 
 VERSION_1 = (
     "CREATE TABLE ledger_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -48,7 +46,7 @@ STEPS = (VERSION_1, VERSION_2)
 SCHEMA_VERSION = len(STEPS)
 
 
-def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
+def create_tables(connection: SqlConnection, store_id: str) -> None:
     """Make the tables of a new ledger, inside a transaction."""
     for step in STEPS:
         for statement in step:
@@ -57,8 +55,8 @@ def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
     connection.executemany("INSERT INTO ledger_meta (name, value) VALUES (?, ?)", rows)
 
 
-def read_version(connection: sqlite3.Connection, path: Path, store_id: str) -> int:
-    """Return the schema version of the ledger at `path`.
+def read_version(connection: SqlConnection, name: str, store_id: str) -> int:
+    """Return the schema version of the ledger called `name`.
 
     Raises StoreIncompatible when the version is newer than this program or the ledger is another store's, Corrupt when
     it is no version.
@@ -66,18 +64,18 @@ def read_version(connection: sqlite3.Connection, path: Path, store_id: str) -> i
     meta = dict(connection.execute("SELECT name, value FROM ledger_meta").fetchall())
     text = str(meta.get("schema_version"))
     if not text.isdecimal() or int(text) < 1:
-        raise Corrupt(f"ledger {path} has no schema version but {text!r}: restore it from a backup")
+        raise Corrupt(f"{name} has no schema version but {text!r}: restore it from a backup")
     if int(text) > SCHEMA_VERSION:
         raise StoreIncompatible(
-            f"ledger {path} has schema version {text}, this program knows versions up to {SCHEMA_VERSION}:"
+            f"{name} has schema version {text}, this program knows versions up to {SCHEMA_VERSION}:"
             " use a matching release"
         )
     if meta.get("store_id") != store_id:
-        raise StoreIncompatible(f"ledger {path} belongs to another store")
+        raise StoreIncompatible(f"{name} belongs to another store")
     return int(text)
 
 
-def take_steps(connection: sqlite3.Connection, version: int) -> None:
+def take_steps(connection: SqlConnection, version: int) -> None:
     """Bring a ledger of an earlier `version` up to date, inside the transaction in which that version was read."""
     for step in STEPS[version:]:
         for statement in step:

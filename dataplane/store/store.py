@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import sqlite3
 import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from dataplane.engine.codec import Codec, CodecProfile, Decoder
 from dataplane.engine.scan import DIGEST_SIZE, blake3
@@ -20,6 +20,7 @@ from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder, write_file
 from dataplane.store.lease import Lease, reading
 from dataplane.store.ledger import Ledger, Pin
+from dataplane.store.ledger_place import create_ledger_database, open_ledger_database, read_ledger_url
 from dataplane.store.pack import read_range
 from dataplane.store.runs import Index, RunVanished
 
@@ -45,12 +46,18 @@ class Store:
     # ------------------------------------------------------------------------------------------ opening
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], *, chunk_size: int = CHUNK_SIZE_DEFAULT, codec: str = "zstd:1"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        chunk_size: int = CHUNK_SIZE_DEFAULT,
+        codec: str = "zstd:1",
+        ledger_url: str | None = None,
     ) -> Store:
         """Create a store in folder `path`, which must not exist or be empty, and open it.
 
-        `chunk_size` is a power of two from 4 KiB to 4 MiB. Raises UsageError for other values, StoreError when
-        something is at `path` already, NoSpace or IoFailed; nothing is left behind then.
+        `chunk_size` is a power of two from 4 KiB to 4 MiB. The ledger is a file in the folder, or lies in the
+        PostgreSQL database at `ledger_url`, which must not hold one. Raises UsageError for other values, StoreError
+        when something is at `path` already, NoSpace or IoFailed; nothing is left behind in the file system then.
         """
         check_chunk_size(chunk_size)
         profile = CodecProfile.parse(codec)
@@ -69,7 +76,7 @@ class Store:
                 secret_check=fmt.secret_check(secret),
             )
             write_file(layout.secret, secret, 0o600)
-            Ledger.create(layout.ledger, header.store_id).close()
+            Ledger.create(create_ledger_database(layout, ledger_url), header.store_id).close()
             write_file(layout.header, header.to_json().encode())
             sync_folder(folder)
         return cls.open(target)
@@ -90,7 +97,8 @@ class Store:
             raise StoreMissing(f"store {path} cannot be opened: {error}") from error
         header = fmt.StoreHeader.from_json(text)
         secret = read_secret(layout, header)
-        return cls(layout, header, secret, Ledger.open(layout.ledger, header.store_id, may_write=may_write))
+        ledger = Ledger.open(open_ledger_database(layout), header.store_id, may_write=may_write)
+        return cls(layout, header, secret, ledger)
 
     def close(self) -> None:
         """Close the ledger; a second call does nothing."""
@@ -106,8 +114,13 @@ class Store:
 
     @property
     def ledger_path(self) -> Path:
-        """The SQLite file of the ledger; a service may keep tables of its own in it."""
+        """The SQLite file of the ledger, unless `ledger_url` is set; a service may keep tables of its own in it."""
         return self.layout.ledger
+
+    @property
+    def ledger_url(self) -> str | None:
+        """The PostgreSQL database that holds the ledger, None when a file does. It may contain a password."""
+        return read_ledger_url(self.layout)
 
     # ------------------------------------------------------------------------------------------ images
     def pins(self) -> list[Pin]:
@@ -118,11 +131,11 @@ class Store:
         """Return what is known of one image; raises NotFound."""
         return self.ledger.pin(name)
 
-    def unpin(self, name: str, *, undeletable: bool = False, connection: sqlite3.Connection | None = None) -> None:
+    def unpin(self, name: str, *, undeletable: bool = False, connection: Any = None) -> None:
         """Remove a name; its chunks are garbage unless another image has them. Raises NotFound.
 
         With `undeletable` the image can be brought back until the collector's undelete period has passed. With
-        `connection` the removal is part of the caller's open transaction on the ledger's database.
+        `connection` (a driver's) the removal is part of its open transaction on the ledger's database.
         """
         with self.ledger.transaction(connection) as transaction:
             self.ledger.remove_pin(transaction, name, undeletable=undeletable)

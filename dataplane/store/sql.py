@@ -1,0 +1,95 @@
+"""The database that holds a ledger: what ``ledger_file.py`` (SQLite) and ``ledger_server.py`` (PostgreSQL) both are.
+
+Both are spoken to through their own drivers with one set of statements, written with question marks. What differs is
+how to connect, how a transaction begins, and what the drivers' errors mean.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+BUSY_TIMEOUT_S = 30.0
+
+
+class IntegrityBroken(Exception):
+    """A statement would have broken a constraint; the transaction has to end."""
+
+
+class SqlCursor(Protocol):
+    """What a statement left behind."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that a change touched."""
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """Return the rows that are left."""
+
+
+class SqlConnection(Protocol):
+    """A connection inside a transaction. Statements take question marks, whatever the database."""
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> SqlCursor:
+        """Run one statement."""
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> SqlCursor:
+        """Run one statement for each row of values."""
+
+
+class LedgerDatabase(ABC):
+    """One connection to the database of a ledger; its owner makes sure that one thread uses it at a time."""
+
+    name: str
+    """What messages call it."""
+
+    connection: SqlConnection
+
+    can_write: bool = True
+    """Whether it can be written at all; False on a medium that is mounted read-only."""
+
+    @abstractmethod
+    def begin_new(self) -> None:
+        """Begin the transaction that makes the tables of a new ledger."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Begin a transaction that may write, waiting for other writers at most ``BUSY_TIMEOUT_S``."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make the transaction durable."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Take the transaction back, if one is open."""
+
+    @abstractmethod
+    def lent(self, connection: Any) -> SqlConnection:
+        """Return a driver's connection that a caller lends, with its transaction open, as one for our statements."""
+
+    @abstractmethod
+    def translated(self, error: Exception) -> Exception:
+        """Return what a driver's error means: one of ours that names the ledger, or IntegrityBroken."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+
+    @property
+    @abstractmethod
+    def driver_errors(self) -> type[Exception]:
+        """The base of what the driver raises."""
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Turn the driver's errors into ours."""
+        try:
+            yield
+        except self.driver_errors as error:
+            raise self.translated(error) from error
