@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from dataplane.store.store import Store
+from tests import postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,3 +28,24 @@ def qemu_img() -> str:
     found = shutil.which("qemu-img")
     assert found, "qemu-img is not installed: run make setup"
     return found
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A PostgreSQL server that lives as long as the tests that need it."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def chosen_ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DATAPLANE_TEST_LEDGER=postgresql, stores that tests create keep their ledgers there."""
+    if os.environ.get("DATAPLANE_TEST_LEDGER") != "postgresql":
+        return
+    server: postgres.PostgresServer = request.getfixturevalue("postgres_server")
+    create = Store.create
+
+    def create_there(path: str | os.PathLike[str], **options: Any) -> Store:
+        return create(path, **{"ledger_url": server.new_database()} | options)
+
+    monkeypatch.setattr(Store, "create", create_there)

@@ -98,11 +98,10 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def _transaction(self, begin: Callable[[], None]) -> Iterator[SqlConnection]:
+    def _transaction(self, begin: Callable[[], SqlConnection]) -> Iterator[SqlConnection]:
         with self._lock, self.naming():
-            begin()
             try:
-                yield self._database.connection
+                yield begin()
                 self._database.commit()
             except BaseException:
                 self._database.rollback()

@@ -25,7 +25,6 @@ class LedgerFile(LedgerDatabase):
         self.name = f"ledger {path}"
         with self.naming():
             self._connection = self._open(path)
-        self.connection = self._connection
 
     def _open(self, path: Path) -> sqlite3.Connection:
         try:
@@ -39,14 +38,20 @@ class LedgerFile(LedgerDatabase):
             raise IoFailed(f"{self.name} cannot be written, and {log.name} has to be: copy the store elsewhere")
         return open_database(f"{path.absolute().as_uri()}?immutable=1", uri=True)
 
-    def begin_new(self) -> None:
+    @property
+    def connection(self) -> SqlConnection:
+        """The one connection."""
+        return self._connection
+
+    def begin_new(self) -> SqlConnection:
         """Let readers and a writer work side by side, which the file remembers, and begin."""
         self._connection.execute("PRAGMA journal_mode=WAL")
-        self.begin()
+        return self.begin()
 
-    def begin(self) -> None:
+    def begin(self) -> SqlConnection:
         """Begin, taking the write lock at once: reading first and writing later could only fail."""
         self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
 
     def commit(self) -> None:
         """Commit, synchronously."""

@@ -44,18 +44,25 @@ class LedgerServer(LedgerDatabase):
                 connect_timeout=CONNECT_TIMEOUT_S,
                 options=f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}",
             )
-        self.connection = PostgresConnection(self._raw)
 
-    def begin_new(self) -> None:
-        """Begin; there is no row to wait on yet."""
-        self._raw.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-
-    def begin(self) -> None:
-        """Begin, and wait for the turn to write; a connection that the server dropped is made anew."""
+    @property
+    def connection(self) -> SqlConnection:
+        """The connection; one that the server dropped is made anew."""
         if self._raw.closed:
             self._connect()
-        self._raw.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        take_turn(self.connection)
+        return PostgresConnection(self._raw)
+
+    def begin_new(self) -> SqlConnection:
+        """Begin; there is no row to wait on yet."""
+        connection = self.connection
+        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        return connection
+
+    def begin(self) -> SqlConnection:
+        """Begin, and wait for the turn to write."""
+        connection = self.begin_new()
+        take_turn(connection)
+        return connection
 
     def commit(self) -> None:
         """Commit."""

@@ -48,18 +48,21 @@ class LedgerDatabase(ABC):
     name: str
     """What messages call it."""
 
-    connection: SqlConnection
-
     can_write: bool = True
     """Whether it can be written at all; False on a medium that is mounted read-only."""
 
+    @property
     @abstractmethod
-    def begin_new(self) -> None:
-        """Begin the transaction that makes the tables of a new ledger."""
+    def connection(self) -> SqlConnection:
+        """What statements outside a transaction run on; it may be another one after a server dropped it."""
 
     @abstractmethod
-    def begin(self) -> None:
-        """Begin a transaction that may write, waiting for other writers at most ``BUSY_TIMEOUT_S``."""
+    def begin_new(self) -> SqlConnection:
+        """Begin the transaction that makes the tables of a new ledger, and return what it runs on."""
+
+    @abstractmethod
+    def begin(self) -> SqlConnection:
+        """Begin a transaction that may write, return what it runs on; waits ``BUSY_TIMEOUT_S`` for other writers."""
 
     @abstractmethod
     def commit(self) -> None:
