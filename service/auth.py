@@ -1,12 +1,14 @@
-"""Who is calling. In --dev every bearer token is somebody; without it nothing is accepted that is not configured."""
+"""Who is calling and what they may do, as servicers see it; how callers are told apart is in `service.identity`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
 
-from service.faults import Unauthenticated
+from dataplane.errors import NotFound
+from service.faults import PermissionDenied, Unauthenticated
 
 OPEN_SERVICES = (
     "yandex.cloud.endpoint.ApiEndpointService",
@@ -15,6 +17,30 @@ OPEN_SERVICES = (
 """Services that clients call before they have a token; health and reflection are open too."""
 
 TOKEN_LENGTH_MAX = 8192
+ANY_FOLDER = "*"
+
+Metadata = Iterable[tuple[str, str | bytes]]
+Grants = Mapping[str, frozenset[str]]
+"""Folder id to the actions permitted in it; the id `*` stands for every folder."""
+
+
+class Action(StrEnum):
+    """What a policy can permit in a folder."""
+
+    IMAGES_GET = "images.get"
+    IMAGES_LIST = "images.list"
+    IMAGES_CREATE = "images.create"
+    IMAGES_UPDATE = "images.update"
+    IMAGES_DELETE = "images.delete"
+    IMAGES_LIST_ACCESS = "images.listAccess"
+    IMAGES_SET_ACCESS = "images.setAccess"
+    OPERATIONS_GET = "operations.get"
+    OPERATIONS_CANCEL = "operations.cancel"
+
+
+ALL_ACTIONS = frozenset(map(str, Action))
+EVERYTHING: Grants = {ANY_FOLDER: ALL_ACTIONS}
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +48,46 @@ class Caller:
     """Whoever made a call; `subject_id` tells callers apart and says nothing about their tokens."""
 
     subject_id: str
+    grants: Grants = field(default_factory=dict, compare=False, repr=False)
+
+    def may(self, folder_id: str, action: str) -> bool:
+        """Say whether the caller may do this in the folder."""
+        return action in self.grants.get(folder_id, _NOTHING) or action in self.grants.get(ANY_FOLDER, _NOTHING)
+
+    def sees(self, folder_id: str) -> bool:
+        """Say whether the caller may know that the folder is there: something is permitted in it."""
+        return bool(self.grants.get(folder_id) or self.grants.get(ANY_FOLDER))
+
+    def require(self, folder_id: str, action: str, *, what: str) -> None:
+        """Return when the caller may do this to `what`, a resource of the folder, named as in ``image 'x'``.
+
+        Raises NotFound, in the words used for a resource that does not exist, when the folder is foreign, and
+        PermissionDenied when it is visible but this action is not permitted in it.
+        """
+        if self.may(folder_id, action):
+            return
+        if not self.sees(folder_id):
+            raise NotFound(f"{what} is not there")
+        raise PermissionDenied(f"{action} is not permitted to you for {what}: ask for it in the server's policy")
 
 
-class DevAuthenticator:
-    """Accepts any bearer token; the same token is the same subject."""
-
-    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
-        """Return the caller. Raises Unauthenticated without a bearer token."""
-        for key, value in metadata:
-            if key != "authorization":
-                continue
-            scheme, _, token = (value if isinstance(value, str) else "").partition(" ")
-            token = token.strip()
-            if scheme.lower() == "bearer" and 0 < len(token) <= TOKEN_LENGTH_MAX:
-                return Caller(subject_id=dev_subject(token))
-        raise Unauthenticated("the call has no 'authorization: Bearer TOKEN' header (with --dev any token will do)")
+ANONYMOUS = Caller(subject_id="")
 
 
-def dev_subject(token: str) -> str:
-    """Return the subject id of whoever holds `token`: 20 characters that do not reveal it."""
-    return f"dev{hashlib.blake2b(token.encode(), digest_size=16, person=b'dataplane-dev').hexdigest()[:17]}"
+class Authenticator(Protocol):
+    """Finds out who makes a call."""
+
+    def authenticate(self, metadata: Metadata) -> Caller:
+        """Return the caller. Raises Unauthenticated without credentials that are accepted."""
+        ...
+
+
+def bearer_token(metadata: Metadata) -> str:
+    """Return the token of ``authorization: Bearer TOKEN``. Raises Unauthenticated when there is none, or two."""
+    values = [value for key, value in metadata if key == "authorization"]
+    if len(values) == 1 and isinstance(values[0], str):
+        scheme, _, token = values[0].partition(" ")
+        token = token.strip()
+        if scheme.lower() == "bearer" and 0 < len(token) <= TOKEN_LENGTH_MAX:
+            return token
+    raise Unauthenticated("the call has no 'authorization: Bearer TOKEN' header, or one that is not accepted")

@@ -36,41 +36,48 @@ class Verb:
             return code
 
 
-def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="folder of the store and the catalogue; made when missing"
-    )
-    parser.add_argument(
-        "--listen", default="127.0.0.1:9443", metavar="HOST:PORT", help="default %(default)s; port 0 is any"
-    )
-    parser.add_argument("--announce", metavar="HOST:PORT", help="address told to SDKs; default: the one listened on")
-    parser.add_argument("--dev", action="store_true", help="own authority, any bearer token, http and loopback sources")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="imports at once; default %(default)s")
-    parser.add_argument(
-        "--allow-source",
-        action="append",
-        default=[],
-        metavar="HOST[:PORT]",
-        help="a host that may be read from although its address is private; may be repeated",
-    )
+def _settings_arguments(parser: argparse.ArgumentParser) -> None:
+    from service import settings
+
+    settings.add_arguments(parser)
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from pathlib import Path
+    from service import settings
+    from service.config import ServeConfig
 
-    from service.config import Address, ServeConfig
-
-    config = ServeConfig(
-        data_dir=Path(args.data).absolute(),
-        listen=Address.parse(args.listen),
-        announce=Address.parse(args.announce) if args.announce else None,
-        dev=args.dev,
-        workers=args.workers,
-        allow_source=tuple(args.allow_source),
-    )
+    resolved = settings.resolve(args)
+    config = ServeConfig.from_settings(resolved)
     from service.server import serve
 
-    return serve(config)
+    return serve(config, resolved)
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="show")
+    show = actions.add_parser("show", help="print every setting, its value and where that came from")
+    show.add_argument("--json", action="store_true", help="print a JSON array of key, value and origin")
+    _settings_arguments(show)
+
+
+def _config(args: argparse.Namespace) -> int:
+    from service import config_verb
+
+    return config_verb.show(args)
+
+
+def _token_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="new")
+    new = actions.add_parser("new", help="make a token; prints it, and the entry for the file of --auth tokens:FILE")
+    new.add_argument("--subject", required=True, metavar="NAME", help="whom the policy knows the holder as")
+    new.add_argument("--days", type=int, metavar="N", help="days until it runs out; default: never")
+    new.add_argument("--file", metavar="FILE", help="append the entry to FILE, so that only the token is printed")
+
+
+def _token(args: argparse.Namespace) -> int:
+    from service import token_verb
+
+    return token_verb.new(args)
 
 
 def _image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,5 +92,8 @@ def _image(args: argparse.Namespace) -> int:
     return verbs.run(args)
 
 
-SERVE = Verb("serve", "serve the image API over gRPC", _serve_arguments, _serve)
+SERVE = Verb("serve", "serve the image API over gRPC", _settings_arguments, _serve)
+CONFIG = Verb("config", "show what a server would be told, and by whom", _config_arguments, _config)
+TOKEN = Verb("token", "make tokens for a server that checks them", _token_arguments, _token)
 IMAGE = Verb("image", "create, list and delete images of a server", _image_arguments, _image)
+VERBS = (SERVE, CONFIG, TOKEN, IMAGE)

@@ -6,14 +6,19 @@ import json
 import os
 import re
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from dataplane.errors import UsageError
+from service.quotas import Quotas
+from service.settings import BY_KEY, Settings
 
 WORKERS_MAX = 64
+WORKER_MEMORY_DEFAULT = 2 << 30
+WORKER_MEMORY_MIN = 256 << 20
 _SOURCE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
@@ -43,6 +48,83 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class AuthMode(StrEnum):
+    """How callers are told apart."""
+
+    DEV = "dev"
+    NONE = "none"
+    TOKENS = "tokens"
+    JWT = "jwt"
+
+
+class Sandbox(StrEnum):
+    """How much confinement workers need."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """How callers are told apart, and the files that say so."""
+
+    mode: AuthMode
+    file: Path | None = None
+    policy: Path | None = None
+    issuer: str = ""
+    audience: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode not in (AuthMode.TOKENS, AuthMode.JWT):
+            return
+        if self.file is None:
+            raise UsageError(f"--auth {self.mode} names no file: write --auth {self.mode}:FILE")
+        if self.policy is None:
+            raise UsageError(f"--auth {self.mode} needs --policy FILE: without it nobody may do anything")
+        if self.mode is AuthMode.JWT and not (self.issuer and self.audience):
+            raise UsageError("--auth jwt needs --jwt-issuer and --jwt-audience: a token for others is none for us")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Read ``--auth`` and what belongs to it; ``--dev`` is a mode of its own. Raises UsageError."""
+        given = settings.text("auth")
+        if settings.switch("dev"):
+            if given is not None:
+                raise UsageError("--dev accepts any token: leave --auth out, or leave --dev out")
+            return cls(mode=AuthMode.DEV)
+        if given is None:
+            raise UsageError(
+                "no way to check tokens is configured: give --auth, or start with --dev on a machine of your own"
+            )
+        word, _, file = given.partition(":")
+        if word not in (AuthMode.NONE, AuthMode.TOKENS, AuthMode.JWT) or (file and word == AuthMode.NONE):
+            raise UsageError(f"--auth {given!r} is none of none, tokens:FILE and jwt:JWKS_FILE")
+        return cls(
+            mode=AuthMode(word),
+            file=Path(file) if file else None,
+            policy=_path(settings, "policy"),
+            issuer=settings.text("jwt.issuer") or "",
+            audience=settings.text("jwt.audience") or "",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files of the server's certificate; all None: --dev's own, or none at all with `insecure`."""
+
+    cert: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise UsageError("--tls-cert and --tls-key belong together: give both")
+        if self.insecure and (self.cert is not None or self.client_ca is not None):
+            raise UsageError("--insecure means no TLS: leave --tls-cert, --tls-key and --tls-client-ca out")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything `dataplane serve` is told."""
@@ -50,20 +132,73 @@ class ServeConfig:
     data_dir: Path
     listen: Address
     announce: Address | None  # None: the address that was bound
-    dev: bool
+    auth: Auth
     workers: int
-    allow_source: tuple[str, ...]
+    allow_source: tuple[str, ...] = ()
+    tls: Tls = field(default_factory=Tls)
+    worker_memory: int = WORKER_MEMORY_DEFAULT
+    sandbox: Sandbox = Sandbox.AUTO
+    quotas: Quotas = field(default_factory=Quotas)
+    metrics_listen: Address | None = None
+    rest_listen: Address | None = None
+    traces: bool = False
 
     def __post_init__(self) -> None:
-        if not self.dev:
-            raise UsageError("no way to check tokens is configured: start with --dev, on a machine of your own")
-        if not self.listen.is_loopback():
-            raise UsageError(f"--dev accepts any token and binds to loopback only, not to {self.listen.host}")
         if not 1 <= self.workers <= WORKERS_MAX:
             raise UsageError(f"--workers {self.workers} is not in the range 1 to {WORKERS_MAX}")
+        if self.worker_memory < WORKER_MEMORY_MIN:
+            raise UsageError(f"--worker-memory {self.worker_memory} is below {WORKER_MEMORY_MIN} bytes")
         for source in self.allow_source:
             if _SOURCE.fullmatch(source) is None:
                 raise UsageError(f"--allow-source {source!r} is not HOST or HOST:PORT")
+        for flag, address in (("--listen", self.listen), ("--rest-listen", self.rest_listen)):
+            if address is not None and not address.is_loopback():
+                self._check_reachable(flag, address)
+        if self.tls.cert is None and not self.dev and not self.tls.insecure:
+            raise UsageError("no certificate is configured: give --tls-cert and --tls-key, --insecure, or --dev")
+
+    def _check_reachable(self, flag: str, address: Address) -> None:
+        """Refuse what only a listener that others cannot reach may do."""
+        if self.auth.mode is AuthMode.DEV:
+            raise UsageError(f"--dev accepts any token and binds to loopback only: {flag} {address.host} is not")
+        if self.auth.mode is AuthMode.NONE:
+            raise UsageError(f"--auth none lets all in and binds to loopback only: {flag} {address.host} is not")
+        if self.tls.insecure:
+            raise UsageError(f"--insecure shows tokens to all and binds to loopback only: {flag} {address.host} is not")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Check what the settings say together. Raises UsageError."""
+        if settings.text("data") is None:
+            raise UsageError("no data folder is configured: give --data DIR")
+        listen = _address(settings, "listen")
+        if listen is None:
+            raise UsageError("--listen is empty: give HOST:PORT")
+        return cls(
+            data_dir=Path(settings.text("data") or "").absolute(),
+            listen=listen,
+            announce=_address(settings, "announce"),
+            auth=Auth.from_settings(settings),
+            tls=Tls(
+                cert=_path(settings, "tls.cert"),
+                key=_path(settings, "tls.key"),
+                client_ca=_path(settings, "tls.client_ca"),
+                insecure=settings.switch("insecure"),
+            ),
+            workers=settings.number("workers") or 0,
+            worker_memory=settings.number("worker.memory") or 0,
+            sandbox=_one_of(settings, "worker.sandbox", Sandbox),
+            allow_source=settings.listed("allow_source"),
+            quotas=quotas_of(settings),
+            metrics_listen=_address(settings, "metrics_listen"),
+            rest_listen=_address(settings, "rest_listen"),
+            traces=_one_of(settings, "traces", Traces) is Traces.OTLP,
+        )
+
+    @property
+    def dev(self) -> bool:
+        """Say whether this is a development server."""
+        return self.auth.mode is AuthMode.DEV
 
     @property
     def store_path(self) -> Path:
@@ -76,6 +211,42 @@ class ServeConfig:
         return self.data_dir / "tls"
 
 
+class Traces(StrEnum):
+    """Where traces go."""
+
+    OFF = "off"
+    OTLP = "otlp"
+
+
+def quotas_of(settings: Settings) -> Quotas:
+    """Return the bounds of each folder; 0 is a bound too."""
+    return Quotas(
+        images=settings.number("quotas.images"),
+        bytes=settings.number("quotas.bytes"),
+        operations=settings.number("quotas.operations"),
+    )
+
+
+def _address(settings: Settings, key: str) -> Address | None:
+    text = settings.text(key)
+    return Address.parse(text) if text is not None else None
+
+
+def _path(settings: Settings, key: str) -> Path | None:
+    text = settings.text(key)
+    return Path(text).absolute() if text is not None else None
+
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def _one_of(settings: Settings, key: str, words: type[_Word]) -> _Word:
+    text = settings.text(key) or ""
+    if text not in list(words):
+        raise UsageError(f"{BY_KEY[key].flag} {text!r} is none of {', '.join(words)}")
+    return words(text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """What a server tells a worker, as one line of JSON on its standard input."""
@@ -85,6 +256,8 @@ class WorkerConfig:
     owner: str
     allow_source: tuple[str, ...]
     allow_http: bool
+    memory: int = WORKER_MEMORY_DEFAULT
+    sandbox: str = Sandbox.AUTO
 
     def to_line(self) -> str:
         """Return the line."""

@@ -30,6 +30,10 @@ class Unauthenticated(DataplaneError):
     """The call carries no token that is accepted."""
 
 
+class PermissionDenied(DataplaneError):
+    """The caller is known, and may see the resource, but not do this to it."""
+
+
 class FailedPrecondition(DataplaneError):
     """The resource is not in the state that the call needs."""
 

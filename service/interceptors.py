@@ -11,14 +11,12 @@ from typing import Any, NoReturn
 import grpc
 
 from service import status
-from service.auth import OPEN_SERVICES, Caller, DevAuthenticator
+from service.auth import ANONYMOUS, OPEN_SERVICES, Authenticator, Caller
 from service.faults import InvalidRequest, Violation
 from service.log import get_logger
 
 log = get_logger(__name__)
 _call = threading.local()  # each call runs in one thread of the server's pool from beginning to end
-
-ANONYMOUS = Caller(subject_id="")
 
 
 class _Undecodable:
@@ -37,7 +35,7 @@ def caller() -> Caller:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the handlers of every service, the generated ones that only say UNIMPLEMENTED included."""
 
-    def __init__(self, authenticator: DevAuthenticator) -> None:
+    def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     def intercept_service(

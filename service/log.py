@@ -9,9 +9,11 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from dataplane.errors import UsageError
 from service.redact import redact
 
 _ROOT = "dataplane.service"
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class Logger:
@@ -57,11 +59,13 @@ def get_logger(name: str) -> Logger:
     return Logger(logging.getLogger(f"{_ROOT}.{name.removeprefix('service.')}"))
 
 
-def configure() -> None:
-    """Send the service's log, and warnings of its libraries, to stderr."""
+def configure(level: str = "info") -> None:
+    """Send the service's log, from `level` on, and warnings of its libraries, to stderr. Raises UsageError."""
+    if level not in LEVELS:
+        raise UsageError(f"--log-level {level!r} is none of {', '.join(LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger(_ROOT).setLevel(logging.INFO)
+    logging.getLogger(_ROOT).setLevel(level.upper())

@@ -14,12 +14,12 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2, image_service
 from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2, api_endpoint_service_pb2_grpc
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2, iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2, operation_service_pb2_grpc
-from service.auth import DevAuthenticator
+from service.identity.modes import AnyAuthenticator
 from service.images import Images
 from service.interceptors import CallInterceptor
 from service.operations.use_cases import Operations
 from service.servicers.endpoint import ApiEndpointServicer
-from service.servicers.iam_token import DevIamTokenServicer
+from service.servicers.iam_token import IamTokenServicer
 from service.servicers.image import ImageServicer
 from service.servicers.image_details import ImageDetailsServicer
 from service.servicers.operation import OperationServicer
@@ -41,18 +41,24 @@ SERVICES = tuple(
 )
 
 
-def new_grpc_server() -> grpc.Server:
+def new_grpc_server(authenticator: AnyAuthenticator) -> grpc.Server:
     """Return a gRPC server without services or ports, whose calls all pass the interceptor."""
     return grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
-        interceptors=[CallInterceptor(DevAuthenticator())],
+        interceptors=[CallInterceptor(authenticator)],
         options=[("grpc.so_reuseport", 0)],  # a second server on the same port is a mistake
         maximum_concurrent_rpcs=CALLS_MAX,
     )
 
 
 def register(
-    server: grpc.Server, *, images: Images, operations: Operations, announced: str, draining: threading.Event
+    server: grpc.Server,
+    *,
+    authenticator: AnyAuthenticator,
+    images: Images,
+    operations: Operations,
+    announced: str,
+    draining: threading.Event,
 ) -> health.HealthServicer:
     """Add every service to `server`; return the one that answers for its health, SERVING.
 
@@ -61,7 +67,7 @@ def register(
     image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(images), server)
     operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
     api_endpoint_service_pb2_grpc.add_ApiEndpointServiceServicer_to_server(ApiEndpointServicer(announced), server)
-    iam_token_service_pb2_grpc.add_IamTokenServiceServicer_to_server(DevIamTokenServicer(), server)
+    iam_token_service_pb2_grpc.add_IamTokenServiceServicer_to_server(IamTokenServicer(authenticator), server)
     details = ImageDetailsServicer(images, operations, draining)
     image_details_pb2_grpc.add_ImageDetailsServiceServicer_to_server(details, server)
     answers = health.HealthServicer()

@@ -23,10 +23,8 @@ class Sealer:
     @classmethod
     def at_path(cls, path: Path) -> Sealer:
         """Open the key in `path`, making one with owner-only rights when there is none yet."""
-        if not path.exists():
-            _make_key(path)
         try:
-            return cls(path.read_bytes())
+            return cls(key_at_path(path))
         except ValueError as error:
             raise StoreIncompatible(f"{path} is not a key: restore it, or remove it when nothing is queued") from error
 
@@ -40,6 +38,13 @@ class Sealer:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken as error:
             raise StoreIncompatible("a queued source was sealed with another key: create the image again") from error
+
+
+def key_at_path(path: Path) -> bytes:
+    """Return the key in `path`, making one of 32 random bytes (as text) with owner-only rights when there is none."""
+    if not path.exists():
+        _make_key(path)
+    return path.read_bytes()
 
 
 def _make_key(path: Path) -> None:

@@ -20,20 +20,22 @@ from service import log as logs
 from service.catalog import schema
 from service.catalog.database import Database
 from service.config import Address, ServeConfig, WorkerConfig
+from service.identity import building
 from service.images import Images
 from service.operations.use_cases import Operations
 from service.registration import new_grpc_server, register
 from service.sealing import KEY_FILE, Sealer
+from service.settings import Settings
 from service.supervisor import Supervisor
+from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
 
 CALL_GRACE_S = 3.0
 WORKER_GRACE_S = 10.0
-READY_TIMEOUT_S = 10.0
 
 log = logs.get_logger(__name__)
 
 
-def serve(config: ServeConfig) -> int:
+def serve(config: ServeConfig, settings: Settings) -> int:
     """Run a server until SIGTERM or SIGINT; return the exit code, 0 or 130.
 
     Raises StoreError, UsageError or IoFailed when it cannot start.
@@ -47,12 +49,15 @@ def serve(config: ServeConfig) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    logs.configure()
+    logs.configure(settings.text("log_level") or "info")
+    for name in settings.unknown_variables:
+        log.warning("variable ignored: it is no setting", variable=name)
     with _open_store(config) as store, contextlib.closing(Database.at_path(store.ledger_path)) as database:
         database.write(schema.create_tables)
         with Server(config, store, database) as server:
             server.wait_until_ready()
-            _say_how_to_connect(config, server.announced)
+            if config.dev:
+                _say_how_to_connect(config, server.announced)
             sys.stdout.write(f"listening on {server.bound}\n")
             sys.stdout.flush()
             stopping.wait()
@@ -66,14 +71,15 @@ class Server:
 
     def __init__(self, config: ServeConfig, store: Store, database: Database) -> None:
         self._draining = threading.Event()
-        hosts = [config.listen.host, *([config.announce.host] if config.announce else [])]
-        self._identity = dev_tls.ensure(config.tls_dir, hosts)
-        self._ca = (config.tls_dir / dev_tls.CA_FILE).read_bytes()
-        self._grpc = new_grpc_server()
-        self.bound = self._bind(config.listen)
+        self._config = config
+        self._transport = Transport(config)
+        authenticator = building.authenticator(config, self._audiences)
+        self._grpc = new_grpc_server(authenticator)
+        self.bound = self._transport.bind(self._grpc, config.listen)
         self.announced = config.announce or self.bound
         self._health = register(
             self._grpc,
+            authenticator=authenticator,
             images=Images(database, Sealer.at_path(config.data_dir / KEY_FILE), partial(_unpin, store)),
             operations=Operations(database),
             announced=str(self.announced),
@@ -94,8 +100,11 @@ class Server:
         stopped.wait()
 
     def wait_until_ready(self) -> None:
-        """Return once a request over TLS succeeds. Raises IoFailed when none does within 10 s."""
-        credentials = grpc.ssl_channel_credentials(self._ca)
+        """Return once requests succeed. Raises IoFailed when none does within 10 s."""
+        if not self._config.dev or self._transport.plaintext or self._transport.needs_client_certificate:
+            wait_until_reachable(self.bound)  # a health check needs a certificate that this process does not have
+            return
+        credentials = grpc.ssl_channel_credentials((self._config.tls_dir / dev_tls.CA_FILE).read_bytes())
         with grpc.secure_channel(str(self.bound), credentials) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             try:
@@ -103,15 +112,12 @@ class Server:
             except grpc.RpcError as error:
                 raise IoFailed(f"the server does not answer on {self.bound}: {error.details()}") from error
 
-    def _bind(self, listen: Address) -> Address:
-        pair = (self._identity.key, self._identity.chain)
-        try:
-            port = self._grpc.add_secure_port(str(listen), grpc.ssl_server_credentials([pair]))
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            raise IoFailed(f"cannot listen on {listen}: choose another address with --listen, or port 0")
-        return Address(listen.host, port)
+    def _audiences(self) -> set[str]:
+        """Return what JWTs of service accounts may be for: this server under each name it is known by."""
+        names = {str(self.announced), str(self.bound)}
+        if self.bound.is_loopback():
+            names |= {str(Address(host, self.bound.port)) for host in dev_tls.HOSTS}
+        return {building.audience_of(name) for name in names}
 
 
 def _unpin(store: Store, tx: Connection, image_id: str) -> None:
@@ -142,6 +148,8 @@ def _worker_config(config: ServeConfig, owner: str) -> WorkerConfig:
         owner=owner,
         allow_source=(*config.allow_source, *loopback),
         allow_http=config.dev,
+        memory=config.worker_memory,
+        sandbox=config.sandbox,
     )
 
 

@@ -17,6 +17,7 @@ DETAILS_SIZE_MAX = 4000
 CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits decides
     (faults.InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (faults.Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (faults.PermissionDenied, code_pb2.PERMISSION_DENIED),
     (faults.FailedPrecondition, code_pb2.FAILED_PRECONDITION),
     (faults.NotOffered, code_pb2.UNIMPLEMENTED),
     (faults.Busy, code_pb2.UNAVAILABLE),

@@ -17,7 +17,7 @@ from service._pb.dataplane.v1 import image_details_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2_grpc
 from service.client.arguments import TOKEN_VARIABLE
-from service.faults import Busy, FailedPrecondition, NotOffered, Unauthenticated
+from service.faults import Busy, FailedPrecondition, NotOffered, PermissionDenied, Unauthenticated
 
 CALL_TIMEOUT_S = 30.0
 
@@ -26,6 +26,7 @@ _KINDS: dict[int, type[errors.DataplaneError]] = {
     code_pb2.INVALID_ARGUMENT: errors.UsageError,
     code_pb2.NOT_FOUND: errors.NotFound,
     code_pb2.ALREADY_EXISTS: errors.AlreadyExists,
+    code_pb2.PERMISSION_DENIED: PermissionDenied,
     code_pb2.FAILED_PRECONDITION: FailedPrecondition,
     code_pb2.RESOURCE_EXHAUSTED: errors.NoSpace,
     code_pb2.UNIMPLEMENTED: NotOffered,

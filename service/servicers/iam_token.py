@@ -1,29 +1,28 @@
-"""yandex.cloud.iam.v1.IamTokenService as --dev offers it: every credential is exchanged for a token."""
+"""yandex.cloud.iam.v1.IamTokenService: a long-lived credential is exchanged for a short-lived token."""
 
 # ruff: noqa: N802 - gRPC names methods after those of the service
 from __future__ import annotations
-
-import secrets
 
 import grpc
 
 from service import convert, validation
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2 as messages
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2_grpc as services
-from service.model import now_us
-
-TOKEN_LIFETIME_S = 12 * 3600
+from service.identity.modes import AnyAuthenticator
 
 
-class DevIamTokenServicer(services.IamTokenServiceServicer):
-    """Issues tokens that mean nothing, because any token is accepted in --dev."""
+class IamTokenServicer(services.IamTokenServiceServicer):
+    """Gives tokens as far as the server's way to check them has any to give."""
+
+    def __init__(self, authenticator: AnyAuthenticator) -> None:
+        self._authenticator = authenticator
 
     def Create(
         self, request: messages.CreateIamTokenRequest, context: grpc.ServicerContext
     ) -> messages.CreateIamTokenResponse:
-        """Return a new token for any OAuth token or JWT; neither is kept."""
+        """Return a token for an OAuth token or the JWT of a service account; neither is kept."""
         validation.check(request)
+        given = self._authenticator.exchange(oauth_token=request.yandex_passport_oauth_token, signed_jwt=request.jwt)
         return messages.CreateIamTokenResponse(
-            iam_token=f"t1.dev.{secrets.token_urlsafe(24)}",
-            expires_at=convert.timestamp(now_us() + TOKEN_LIFETIME_S * 1_000_000),
+            iam_token=given.token, expires_at=convert.timestamp(given.expires_s * 1_000_000)
         )

@@ -20,6 +20,7 @@ from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
 from service.catalog import operation_rows, schema
 from service.catalog.database import Database
+from service.identity.modes import DevAuthenticator
 from service.images import Images
 from service.model import ImageContent, Operation, new_id, now_us
 from service.operations import ending
@@ -95,9 +96,10 @@ def running(folder: Path) -> Iterator[ControlPlane]:
     database = Database.at_path(folder / f"{new_id('c')}.sqlite3")
     database.write(schema.create_tables)
     unpinned: list[str] = []
-    server = new_grpc_server()
+    server = new_grpc_server(DevAuthenticator())
     register(
         server,
+        authenticator=DevAuthenticator(),
         images=Images(database, Sealer.at_path(folder / "key"), lambda _tx, image_id: unpinned.append(image_id)),
         operations=Operations(database),
         announced=ANNOUNCED,

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,20 +31,35 @@ START_TIMEOUT_S = 20.0
 class Serving:
     """One server. `log` is its stderr, a file."""
 
-    def __init__(self, data: Path, *, workers: int) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        workers: int,
+        flags: Sequence[str] = ("--dev",),
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = "tester",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.data = data
         self.store = data / "store"
         self.log = data.with_name(f"{data.name}.log")
-        command = [*DATAPLANE, "serve", "--data", str(data), "--listen", "127.0.0.1:0", "--dev"]
+        command = [*DATAPLANE, "serve", "--data", str(data), "--listen", "127.0.0.1:0", "--workers", str(workers)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--workers", str(workers)], stdout=subprocess.PIPE, stderr=log, text=True
+                [*command, *flags],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **(environment or {})},
             )
         self.endpoint = self._ready()
         self.ca = data / "tls" / "ca.pem"
-        credentials = grpc.composite_channel_credentials(
-            grpc.ssl_channel_credentials(self.ca.read_bytes()), grpc.access_token_call_credentials("tester")
-        )
+        if credentials is None:
+            credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
+        if token is not None:
+            call = grpc.access_token_call_credentials(token)
+            credentials = grpc.composite_channel_credentials(credentials, call)
         self.channel = grpc.secure_channel(self.endpoint, credentials)
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
@@ -128,9 +143,9 @@ class Serving:
 
 
 @contextmanager
-def serve(data: Path, *, workers: int = 2) -> Iterator[Serving]:
-    """Run a server on `data` until the block ends."""
-    server = Serving(data, workers=workers)
+def serve(data: Path, *, workers: int = 2, **how: Any) -> Iterator[Serving]:
+    """Run a server on `data` until the block ends; `how` it is started and spoken to is up to Serving."""
+    server = Serving(data, workers=workers, **how)
     try:
         yield server
     finally:

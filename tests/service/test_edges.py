@@ -12,10 +12,10 @@ from google.rpc import code_pb2, error_details_pb2
 
 from dataplane import errors
 from service import dev_tls, status
-from service.auth import DevAuthenticator, dev_subject
-from service.config import Address, ServeConfig, WorkerConfig
+from service.config import Address, Auth, AuthMode, ServeConfig, WorkerConfig
 from service.exits import exit_code_of
 from service.faults import Unauthenticated
+from service.identity.modes import DevAuthenticator, dev_subject
 from service.redact import one_line, redact
 from service.sealing import Sealer
 
@@ -122,15 +122,9 @@ def test_address_that_is_none_is_refused(text: str) -> None:
         Address.parse(text)
 
 
-def config(*, dev: bool = True, host: str = "127.0.0.1", workers: int = 1) -> ServeConfig:
-    return ServeConfig(
-        data_dir=Path("d"), listen=Address(host, 0), announce=None, dev=dev, workers=workers, allow_source=()
-    )
-
-
-def test_serve_without_a_way_to_check_tokens_is_refused() -> None:
-    with pytest.raises(errors.UsageError, match="--dev"):
-        config(dev=False)
+def config(*, host: str = "127.0.0.1", workers: int = 1) -> ServeConfig:
+    dev = Auth(mode=AuthMode.DEV)
+    return ServeConfig(data_dir=Path("d"), listen=Address(host, 0), announce=None, auth=dev, workers=workers)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])

@@ -1,0 +1,1 @@
+"""Who is calling: any token, tokens of a file, JSON web tokens; and the policy that permits them actions."""
