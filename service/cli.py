@@ -53,6 +53,17 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(config, resolved)
 
 
+def _worker(args: argparse.Namespace) -> int:
+    from service import settings
+    from service.config import WorkConfig
+
+    resolved = settings.resolve(args)
+    config = WorkConfig.from_settings(resolved)
+    from service import worker_verb
+
+    return worker_verb.run(config, resolved)
+
+
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="show")
     show = actions.add_parser("show", help="print every setting, its value and where that came from")
@@ -93,7 +104,13 @@ def _image(args: argparse.Namespace) -> int:
 
 
 SERVE = Verb("serve", "serve the image API over gRPC", _settings_arguments, _serve)
+WORKER = Verb(
+    "worker",
+    "add workers to a server's data folder; settings of listeners mean nothing here",
+    _settings_arguments,
+    _worker,
+)
 CONFIG = Verb("config", "show what a server would be told, and by whom", _config_arguments, _config)
 TOKEN = Verb("token", "make tokens for a server that checks them", _token_arguments, _token)
 IMAGE = Verb("image", "create, list and delete images of a server", _image_arguments, _image)
-VERBS = (SERVE, CONFIG, TOKEN, IMAGE)
+VERBS = (SERVE, WORKER, CONFIG, TOKEN, IMAGE)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from dataplane.errors import UsageError
 from service.quotas import Quotas
@@ -126,21 +126,16 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
-    """Everything `dataplane serve` is told."""
+class WorkConfig:
+    """What `dataplane worker` is told: where the work is, and how it may be done."""
 
     data_dir: Path
-    listen: Address
-    announce: Address | None  # None: the address that was bound
-    auth: Auth
     workers: int
+    dev: bool = False
     allow_source: tuple[str, ...] = ()
-    tls: Tls = field(default_factory=Tls)
     worker_memory: int = WORKER_MEMORY_DEFAULT
     sandbox: Sandbox = Sandbox.AUTO
-    quotas: Quotas = field(default_factory=Quotas)
     metrics_listen: Address | None = None
-    rest_listen: Address | None = None
     traces: bool = False
 
     def __post_init__(self) -> None:
@@ -151,6 +146,46 @@ class ServeConfig:
         for source in self.allow_source:
             if _SOURCE.fullmatch(source) is None:
                 raise UsageError(f"--allow-source {source!r} is not HOST or HOST:PORT")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Check what the settings say together. Raises UsageError."""
+        return cls(**_work(settings))
+
+    @property
+    def store_path(self) -> Path:
+        """The folder of the store; its ledger's file holds the catalogue too."""
+        return self.data_dir / "store"
+
+    def for_worker(self, owner: str) -> WorkerConfig:
+        """Return what the process that is to work as `owner` is told."""
+        loopback = ("localhost", "127.0.0.1", "[::1]") if self.dev else ()
+        return WorkerConfig(
+            data_dir=str(self.data_dir),
+            store_path=str(self.store_path),
+            owner=owner,
+            allow_source=(*self.allow_source, *loopback),
+            allow_http=self.dev,
+            memory=self.worker_memory,
+            sandbox=self.sandbox,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig(WorkConfig):
+    """Everything `dataplane serve` is told."""
+
+    listen: Address
+    announce: Address | None  # None: the address that was bound
+    auth: Auth
+    tls: Tls = field(default_factory=Tls)
+    quotas: Quotas = field(default_factory=Quotas)
+    rest_listen: Address | None = None
+
+    def __post_init__(self) -> None:
+        WorkConfig.__post_init__(self)
+        if self.dev is not (self.auth.mode is AuthMode.DEV):
+            raise UsageError("--dev is a way to check tokens of its own")
         for flag, address in (("--listen", self.listen), ("--rest-listen", self.rest_listen)):
             if address is not None and not address.is_loopback():
                 self._check_reachable(flag, address)
@@ -169,13 +204,12 @@ class ServeConfig:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Check what the settings say together. Raises UsageError."""
-        if settings.text("data") is None:
-            raise UsageError("no data folder is configured: give --data DIR")
+        work = _work(settings)
         listen = _address(settings, "listen")
         if listen is None:
             raise UsageError("--listen is empty: give HOST:PORT")
         return cls(
-            data_dir=Path(settings.text("data") or "").absolute(),
+            **work,
             listen=listen,
             announce=_address(settings, "announce"),
             auth=Auth.from_settings(settings),
@@ -185,30 +219,31 @@ class ServeConfig:
                 client_ca=_path(settings, "tls.client_ca"),
                 insecure=settings.switch("insecure"),
             ),
-            workers=settings.number("workers") or 0,
-            worker_memory=settings.number("worker.memory") or 0,
-            sandbox=_one_of(settings, "worker.sandbox", Sandbox),
-            allow_source=settings.listed("allow_source"),
             quotas=quotas_of(settings),
-            metrics_listen=_address(settings, "metrics_listen"),
             rest_listen=_address(settings, "rest_listen"),
-            traces=_one_of(settings, "traces", Traces) is Traces.OTLP,
         )
-
-    @property
-    def dev(self) -> bool:
-        """Say whether this is a development server."""
-        return self.auth.mode is AuthMode.DEV
-
-    @property
-    def store_path(self) -> Path:
-        """The folder of the store; its ledger's file holds the catalogue too."""
-        return self.data_dir / "store"
 
     @property
     def tls_dir(self) -> Path:
         """Where --dev keeps its own authority and certificate."""
         return self.data_dir / "tls"
+
+
+def _work(settings: Settings) -> dict[str, Any]:
+    """Return the fields of WorkConfig."""
+    data = settings.text("data")
+    if data is None:
+        raise UsageError("no data folder is configured: give --data DIR")
+    return {
+        "data_dir": Path(data).absolute(),
+        "workers": settings.number("workers") or 0,
+        "dev": settings.switch("dev"),
+        "allow_source": settings.listed("allow_source"),
+        "worker_memory": settings.number("worker.memory") or 0,
+        "sandbox": _one_of(settings, "worker.sandbox", Sandbox),
+        "metrics_listen": _address(settings, "metrics_listen"),
+        "traces": _one_of(settings, "traces", Traces) is Traces.OTLP,
+    }
 
 
 class Traces(StrEnum):

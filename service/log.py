@@ -11,6 +11,7 @@ from typing import Any
 
 from dataplane.errors import UsageError
 from service.redact import redact
+from service.settings import Settings
 
 _ROOT = "dataplane.service"
 LEVELS = ("debug", "info", "warning", "error")
@@ -69,3 +70,10 @@ def configure(level: str = "info") -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(_ROOT).setLevel(level.upper())
+
+
+def configure_from(settings: Settings) -> None:
+    """Do that as the settings say, and tell of variables that look like settings and are none."""
+    configure(settings.text("log_level") or "info")
+    for name in settings.unknown_variables:
+        get_logger(__name__).warning("variable ignored: it is no setting", variable=name)

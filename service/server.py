@@ -15,11 +15,11 @@ from sqlalchemy.engine import Connection
 
 from dataplane import Store
 from dataplane.errors import IoFailed, StoreMissing
-from service import dev_tls
+from service import dev_tls, waiting
 from service import log as logs
 from service.catalog import schema
 from service.catalog.database import Database
-from service.config import Address, ServeConfig, WorkerConfig
+from service.config import Address, ServeConfig
 from service.identity import building
 from service.images import Images
 from service.operations.use_cases import Operations
@@ -49,9 +49,7 @@ def serve(config: ServeConfig, settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    logs.configure(settings.text("log_level") or "info")
-    for name in settings.unknown_variables:
-        log.warning("variable ignored: it is no setting", variable=name)
+    logs.configure_from(settings)
     with _open_store(config) as store, contextlib.closing(Database.at_path(store.ledger_path)) as database:
         database.write(schema.create_tables)
         with Server(config, store, database) as server:
@@ -60,7 +58,7 @@ def serve(config: ServeConfig, settings: Settings) -> int:
                 _say_how_to_connect(config, server.announced)
             sys.stdout.write(f"listening on {server.bound}\n")
             sys.stdout.flush()
-            stopping.wait()
+            waiting.wait_for(stopping)
             log.info("draining", signal=signal.Signals(received[0]).name)
     log.info("stopped")
     return 130 if received[0] == signal.SIGINT else 0
@@ -85,7 +83,7 @@ class Server:
             announced=str(self.announced),
             draining=self._draining,
         )
-        self._supervisor = Supervisor(database, partial(_worker_config, config), workers=config.workers)
+        self._supervisor = Supervisor(database, config.for_worker, workers=config.workers)
 
     def __enter__(self) -> Server:
         self._grpc.start()
@@ -137,20 +135,6 @@ def _open_store(config: ServeConfig) -> Iterator[Store]:
         store = Store.create(config.store_path)
     with store:
         yield store
-
-
-def _worker_config(config: ServeConfig, owner: str) -> WorkerConfig:
-    """Return what the worker that is to run as `owner` is told."""
-    loopback = ("localhost", "127.0.0.1", "[::1]") if config.dev else ()
-    return WorkerConfig(
-        data_dir=str(config.data_dir),
-        store_path=str(config.store_path),
-        owner=owner,
-        allow_source=(*config.allow_source, *loopback),
-        allow_http=config.dev,
-        memory=config.worker_memory,
-        sandbox=config.sandbox,
-    )
 
 
 def _say_how_to_connect(config: ServeConfig, announced: Address) -> None:

@@ -12,8 +12,11 @@ from dataplane import Store
 from dataplane.errors import DataplaneError
 from service import log as logs
 from service.catalog.database import Database
-from service.config import WorkerConfig
+from service.config import Sandbox, WorkerConfig
 from service.operations.runner import Runner, SourcePolicy
+from service.sandbox import process_limits
+from service.sandbox.addresses import refuse_link_local
+from service.sandbox.confining import confine
 from service.sealing import KEY_FILE, Sealer
 
 IDLE_S = 0.15
@@ -30,6 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the server, which then drains us
     try:
         config = WorkerConfig.from_line(sys.stdin.readline())
+        _confine(config)
         threading.Thread(target=_watch_server, args=(draining,), name="server-watch", daemon=True).start()
         with Store.open(Path(config.store_path)) as store:
             work(config, store, draining)
@@ -40,6 +44,24 @@ def main() -> int:
         log.error("worker failed unforeseen", error=error)
         return 1
     return 0
+
+
+def _confine(config: WorkerConfig) -> None:
+    """Give up what imports do not need, before the first other thread. Raises UsageError when too little is refused."""
+    refuse_link_local(config.allow_source)
+    if config.sandbox == Sandbox.OFF:
+        process_limits.apply(memory=config.memory)
+        return
+    held = confine(
+        memory=config.memory,
+        read=(Path(config.data_dir) / KEY_FILE,),
+        change=(Path(config.store_path),),
+        unix_sockets=False,
+        required=config.sandbox == Sandbox.REQUIRE,
+    )
+    for reason in held.missing:
+        log.warning("worker confined less than it could be", reason=reason)
+    log.info("worker confined", layers=", ".join(held.layers))
 
 
 def work(config: WorkerConfig, store: Store, draining: threading.Event) -> None:

@@ -123,8 +123,8 @@ def test_address_that_is_none_is_refused(text: str) -> None:
 
 
 def config(*, host: str = "127.0.0.1", workers: int = 1) -> ServeConfig:
-    dev = Auth(mode=AuthMode.DEV)
-    return ServeConfig(data_dir=Path("d"), listen=Address(host, 0), announce=None, auth=dev, workers=workers)
+    auth = Auth(mode=AuthMode.DEV)
+    return ServeConfig(data_dir=Path("d"), listen=Address(host, 0), announce=None, dev=True, auth=auth, workers=workers)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
