@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
 import time
 import uuid
@@ -11,12 +13,18 @@ from typing import Any, NoReturn
 import grpc
 
 from service import status
+from service._pb.yandex.cloud.operation import operation_pb2
 from service.auth import ANONYMOUS, OPEN_SERVICES, Authenticator, Caller
 from service.faults import InvalidRequest, Violation
 from service.log import get_logger
 
 log = get_logger(__name__)
 _call = threading.local()  # each call runs in one thread of the server's pool from beginning to end
+
+
+_CLIENT_IDS = {"x-client-request-id": "client_request_id", "x-client-trace-id": "client_trace_id"}
+_CLIENT_ID = re.compile(r"[-0-9A-Za-z_.:]{1,64}")
+Ended = Callable[[str, str, float], None]
 
 
 class _Undecodable:
@@ -35,8 +43,10 @@ def caller() -> Caller:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the handlers of every service, the generated ones that only say UNIMPLEMENTED included."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, ended: Ended | None = None) -> None:
+        """`ended` is told of every call: its method, code and seconds."""
         self._authenticator = authenticator
+        self._ended = ended
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
@@ -57,20 +67,20 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def serve(request: Any, context: grpc.ServicerContext) -> Any:
-            call = _Call(method, context)
+            call = _Call(method, context, self._ended)
             try:
                 self._begin(call, request)
                 answer = behaviour(request, context)
             except Exception as error:
                 call.abort(error)
-            call.end("OK")
+            call.end("OK", getattr(answer, "id", "") if isinstance(answer, operation_pb2.Operation) else "")
             return answer
 
         return serve
 
     def _stream(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
         def serve(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            call = _Call(method, context)
+            call = _Call(method, context, self._ended)
             try:
                 self._begin(call, request)
                 yield from behaviour(request, context)
@@ -82,7 +92,7 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _begin(self, call: _Call, request: Any) -> None:
         _call.caller = ANONYMOUS
-        call.context.send_initial_metadata((("x-request-id", call.request_id),))
+        call.context.send_initial_metadata((("x-request-id", call.request_id), ("x-server-trace-id", call.trace_id)))
         if call.service not in OPEN_SERVICES:
             _call.caller = self._authenticator.authenticate(call.context.invocation_metadata())
         if request is _UNDECODABLE:
@@ -92,11 +102,13 @@ class CallInterceptor(grpc.ServerInterceptor):
 class _Call:
     """One call on its way through the server."""
 
-    def __init__(self, method: str, context: grpc.ServicerContext) -> None:
+    def __init__(self, method: str, context: grpc.ServicerContext, ended: Ended | None) -> None:
         self.method = method.lstrip("/")
         self.service = self.method.partition("/")[0]
         self.context = context
         self.request_id = str(uuid.uuid4())
+        self.trace_id = trace_id_or(self.request_id)
+        self._ended = ended
         self._began_s = time.monotonic()
 
     def abort(self, error: Exception) -> NoReturn:
@@ -109,13 +121,36 @@ class _Call:
         self.context.set_trailing_metadata((("grpc-status-details-bin", answer.SerializeToString()),))
         self.context.abort(code, answer.message)
 
-    def end(self, code: str) -> None:
+    def end(self, code: str, operation_id: str = "") -> None:
         """Log the call; reads that went well, of which every poll is one, only where the log is set to show all."""
         who: Caller = getattr(_call, "caller", ANONYMOUS)
-        elapsed_ms = round((time.monotonic() - self._began_s) * 1000, 1)
+        elapsed_s = time.monotonic() - self._began_s
+        if self._ended is not None:
+            self._ended(self.method, code, elapsed_s)
         is_read = self.method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
         write = log.debug if is_read and code == "OK" else log.info
-        write("call", method=self.method, code=code, ms=elapsed_ms, request_id=self.request_id, subject=who.subject_id)
+        fields = {"request_id": self.request_id, "subject": who.subject_id, **self._ids_of_the_client()}
+        if self.trace_id != self.request_id:
+            fields["trace_id"] = self.trace_id
+        if operation_id:
+            fields["operation_id"] = operation_id
+        write("call", method=self.method, code=code, ms=round(elapsed_s * 1000, 1), **fields)
+
+    def _ids_of_the_client(self) -> dict[str, str]:
+        """Return the ids that the caller chose for the call, as far as they are fit for a log."""
+        given = {key: value for key, value in self.context.invocation_metadata() if key in _CLIENT_IDS}
+        return {
+            _CLIENT_IDS[key]: value
+            for key, value in given.items()
+            if isinstance(value, str) and _CLIENT_ID.fullmatch(value)
+        }
+
+
+def trace_id_or(request_id: str) -> str:
+    """Return the id of the trace that this thread is in, where traces are made; else `request_id`."""
+    traces = sys.modules.get("opentelemetry.trace")
+    context = traces.get_current_span().get_span_context() if traces is not None else None
+    return f"{context.trace_id:032x}" if context is not None and context.is_valid else request_id
 
 
 def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

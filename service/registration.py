@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -16,7 +17,7 @@ from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2, iam_token_ser
 from service._pb.yandex.cloud.operation import operation_service_pb2, operation_service_pb2_grpc
 from service.identity.modes import AnyAuthenticator
 from service.images import Images
-from service.interceptors import CallInterceptor
+from service.interceptors import CallInterceptor, Ended
 from service.operations.use_cases import Operations
 from service.servicers.endpoint import ApiEndpointServicer
 from service.servicers.iam_token import IamTokenServicer
@@ -41,11 +42,16 @@ SERVICES = tuple(
 )
 
 
-def new_grpc_server(authenticator: AnyAuthenticator) -> grpc.Server:
-    """Return a gRPC server without services or ports, whose calls all pass the interceptor."""
+def new_grpc_server(
+    authenticator: AnyAuthenticator, *, ended: Ended | None = None, before: Sequence[grpc.ServerInterceptor] = ()
+) -> grpc.Server:
+    """Return a gRPC server without services or ports, whose calls all pass the interceptor.
+
+    `ended` is told of every call; `before` are interceptors around that one.
+    """
     return grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
-        interceptors=[CallInterceptor(authenticator)],
+        interceptors=[*before, CallInterceptor(authenticator, ended)],
         options=[("grpc.so_reuseport", 0)],  # a second server on the same port is a mistake
         maximum_concurrent_rpcs=CALLS_MAX,
     )

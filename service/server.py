@@ -26,7 +26,9 @@ from service.operations.use_cases import Operations
 from service.registration import new_grpc_server, register
 from service.sealing import KEY_FILE, Sealer
 from service.settings import Settings
-from service.supervisor import Supervisor
+from service.supervisor import watched_workers
+from service.telemetry import queue, tracing
+from service.telemetry.metrics import Metrics
 from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
 
 CALL_GRACE_S = 3.0
@@ -72,7 +74,11 @@ class Server:
         self._config = config
         self._transport = Transport(config)
         authenticator = building.authenticator(config, self._audiences)
-        self._grpc = new_grpc_server(authenticator)
+        self._metrics = Metrics()
+        self._metrics.watch_queue(partial(queue.figures, database))
+        self._tracing = tracing.start() if config.traces else None
+        before = [self._tracing.interceptor()] if self._tracing is not None else []
+        self._grpc = new_grpc_server(authenticator, ended=self._metrics.call_ended, before=before)
         self.bound = self._transport.bind(self._grpc, config.listen)
         self.announced = config.announce or self.bound
         self._health = register(
@@ -83,7 +89,8 @@ class Server:
             announced=str(self.announced),
             draining=self._draining,
         )
-        self._supervisor = Supervisor(database, config.for_worker, workers=config.workers)
+        self._supervisor = watched_workers(database, config, self._metrics, self._tracing)
+        self._stop_metrics = self._metrics.listen(config.metrics_listen) if config.metrics_listen else None
 
     def __enter__(self) -> Server:
         self._grpc.start()
@@ -96,6 +103,10 @@ class Server:
         stopped = self._grpc.stop(CALL_GRACE_S)
         self._supervisor.drain(WORKER_GRACE_S)
         stopped.wait()
+        if self._stop_metrics is not None:
+            self._stop_metrics()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def wait_until_ready(self) -> None:
         """Return once requests succeed. Raises IoFailed when none does within 10 s."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -12,15 +13,29 @@ from dataclasses import dataclass, field
 
 from service.catalog import operation_rows
 from service.catalog.database import Database
-from service.config import WorkerConfig, worker_owner
+from service.config import WorkConfig, WorkerConfig, worker_owner
 from service.log import get_logger
+from service.telemetry.metrics import Metrics
+from service.telemetry.reports import LINE_LENGTH_MAX, Report
+from service.telemetry.tracing import Tracing
 
 WATCH_S = 0.1
 RESTART_PAUSE_MAX_S = 5.0
 HEALTHY_S = 10.0
 """A worker that lived this long is replaced at once; one that did not, after a pause that doubles."""
 
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Numerical libraries start threads when they are imported, which confinement would not reach; none has work here."""
+
 log = get_logger(__name__)
+
+
+def _ignore(_report: Report) -> None:
+    """Do nothing."""
+
+
+def _ignore_death() -> None:
+    """Do nothing."""
 
 
 @dataclass(slots=True)
@@ -37,10 +52,21 @@ class _Slot:
 class Supervisor:
     """A fixed number of worker processes and the thread that watches over them."""
 
-    def __init__(self, database: Database, make_config: Callable[[str], WorkerConfig], *, workers: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        make_config: Callable[[str], WorkerConfig],
+        *,
+        workers: int,
+        reported: Callable[[Report], None] = _ignore,
+        died: Callable[[], None] = _ignore_death,
+    ) -> None:
+        """`reported` is told of each turn on an operation, `died` of each worker that ended on its own."""
         self._database = database
         self._make_config = make_config
         self._slots = [_Slot(index) for index in range(workers)]
+        self._reported = reported
+        self._died = died
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
@@ -85,18 +111,38 @@ class Supervisor:
         slot.started_s = time.monotonic()
         # A fresh interpreter, not a fork: the server has threads and gRPC, which do not survive one.
         slot.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "service.worker"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            [sys.executable, "-P", "-m", "service.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=os.environ | _ENVIRONMENT,
         )
+        threading.Thread(target=self._listen, args=(slot.process,), name=f"reports-{slot.index}", daemon=True).start()
         with contextlib.suppress(BrokenPipeError):  # died at once: the watch sees it
             assert slot.process.stdin is not None  # noqa: S101 - asked for above
             slot.process.stdin.write(self._make_config(slot.owner).to_line() + "\n")
             slot.process.stdin.flush()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Pass on what a worker reports until it is gone."""
+        assert process.stdout is not None  # noqa: S101 - asked for
+        with process.stdout as lines:
+            while line := lines.readline(LINE_LENGTH_MAX):
+                report = Report.from_line(line)
+                if report is not None:
+                    self._reported(report)
+
+    def count(self) -> int:
+        """Return how many workers run."""
+        return sum(slot.process is not None and slot.process.poll() is None for slot in self._slots)
 
     def _bury(self, slot: _Slot, process: subprocess.Popen[str]) -> None:
         lived_s = time.monotonic() - slot.started_s
         slot.pause_s = 0.0 if lived_s >= HEALTHY_S else min(RESTART_PAUSE_MAX_S, max(0.1, slot.pause_s * 2))
         slot.start_at_s = time.monotonic() + slot.pause_s
         slot.process = None
+        self._died()
         log.warning("worker died", worker=slot.owner, worker_pid=process.pid, exit_code=process.returncode)
         if process.stdin is not None:
             with contextlib.suppress(OSError):
@@ -109,3 +155,18 @@ class Supervisor:
             self._database.write(lambda tx: operation_rows.expire_leases(tx, owner=slot.owner))
         except Exception as error:  # the lease itself is the guarantee: this only saves time
             log.warning("lease of a dead worker not ended early", worker=slot.owner, reason=str(error))
+
+
+def watched_workers(database: Database, config: WorkConfig, metrics: Metrics, traces: Tracing | None) -> Supervisor:
+    """Return the workers that `config` asks for, whose figures go to `metrics` and whose operations become traces."""
+
+    def reported(report: Report) -> None:
+        metrics.operation_ended(report)
+        if traces is not None:
+            traces.operation_ended(report)
+
+    supervisor = Supervisor(
+        database, config.for_worker, workers=config.workers, reported=reported, died=metrics.worker_died
+    )
+    metrics.workers_are(supervisor.count)
+    return supervisor

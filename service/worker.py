@@ -18,6 +18,8 @@ from service.sandbox import process_limits
 from service.sandbox.addresses import refuse_link_local
 from service.sandbox.confining import confine
 from service.sealing import KEY_FILE, Sealer
+from service.telemetry.observing import Observer
+from service.telemetry.reports import Reporter
 
 IDLE_S = 0.15
 """How long an idle worker waits before it looks for work again."""
@@ -74,6 +76,7 @@ def work(config: WorkerConfig, store: Store, draining: threading.Event) -> None:
         policy=SourcePolicy(allow=config.allow_source, allow_http=config.allow_http),
         owner=config.owner,
         draining=draining,
+        observer=Observer(database, Reporter()),
     )
     log.info("worker started", worker=config.owner)
     try:

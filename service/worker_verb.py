@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
+from functools import partial
 
 from dataplane import Store
 from service import log as logs
@@ -13,7 +14,9 @@ from service import waiting
 from service.catalog.database import Database
 from service.config import WorkConfig
 from service.settings import Settings
-from service.supervisor import Supervisor
+from service.supervisor import watched_workers
+from service.telemetry import queue, tracing
+from service.telemetry.metrics import Metrics
 
 WORKER_GRACE_S = 10.0
 
@@ -36,7 +39,11 @@ def run(config: WorkConfig, settings: Settings) -> int:
         signal.signal(number, stop)
     logs.configure_from(settings)
     with Store.open(config.store_path) as store, contextlib.closing(Database.at_path(store.ledger_path)) as database:
-        supervisor = Supervisor(database, config.for_worker, workers=config.workers)
+        metrics = Metrics()
+        metrics.watch_queue(partial(queue.figures, database))
+        traces = tracing.start() if config.traces else None
+        supervisor = watched_workers(database, config, metrics, traces)
+        stop_metrics = metrics.listen(config.metrics_listen) if config.metrics_listen else None
         supervisor.start()
         try:
             sys.stdout.write(f"working on {config.data_dir}\n")
@@ -45,4 +52,8 @@ def run(config: WorkConfig, settings: Settings) -> int:
             log.info("draining", signal=signal.Signals(received[0]).name)
         finally:
             supervisor.drain(WORKER_GRACE_S)
+            if stop_metrics is not None:
+                stop_metrics()
+            if traces is not None:
+                traces.close()
     return 130 if received[0] == signal.SIGINT else 0

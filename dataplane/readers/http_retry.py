@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from email.utils import parsedate_to_datetime
 
 from dataplane.errors import SourceUnavailable
+
+_log = logging.getLogger("dataplane.retry")  # silent, unless whoever uses the library listens
 
 ATTEMPTS_MAX = 10
 """Requests without progress between them."""
@@ -67,6 +70,7 @@ class RetryBudget:
             raise SourceUnavailable(
                 f"{self._name}: {failure}{asked}; given up after {tries} within {self._timeout_s:g} s, try again later"
             )
+        _log.info("%s", failure)
         closed.wait(pause_s)
 
 

@@ -22,6 +22,8 @@ from service.operations import ending
 from service.operations.heartbeat import LEASE_S, Heartbeat, Stop, snapshot
 from service.operations.opening import open_unless_cancelled
 from service.sealing import Sealer
+from service.telemetry.observing import Observer
+from service.telemetry.stage_clock import TimedProgress
 from service.validation import is_web_url
 
 ATTEMPTS_MAX = 3
@@ -54,6 +56,7 @@ class Runner:
         policy: SourcePolicy,
         owner: str,
         draining: threading.Event,
+        observer: Observer | None = None,
     ) -> None:
         self._database = database
         self._store = store
@@ -61,6 +64,7 @@ class Runner:
         self._policy = policy
         self._owner = owner
         self._draining = draining
+        self._observer = observer
 
     def run_one(self) -> bool:
         """Run the oldest waiting operation to its end; False when nothing waits."""
@@ -68,12 +72,14 @@ class Runner:
         if operation is None:
             return False
         log.info("operation claimed", operation_id=operation.id, image_id=operation.image_id, epoch=operation.epoch)
-        progress = Progress()
+        progress = self._observer.begin() if self._observer is not None else Progress()
         try:
             with Heartbeat(self._database, operation, progress, self._draining) as heartbeat:
                 self._run(operation, progress, heartbeat)
         except LeaseLost as error:
             log.warning("operation lost", operation_id=operation.id, reason=str(error))
+        if self._observer is not None and isinstance(progress, TimedProgress):
+            self._observer.end(operation, progress)
         return True
 
     def _claim(self) -> Operation | None:
