@@ -29,17 +29,14 @@ THREADS = 24
 CALLS_MAX = 512
 """Calls that are served or wait for a thread; more are refused with RESOURCE_EXHAUSTED, which SDKs retry."""
 
-SERVICES = tuple(
-    service.full_name
-    for file in (
-        image_service_pb2.DESCRIPTOR,
-        operation_service_pb2.DESCRIPTOR,
-        api_endpoint_service_pb2.DESCRIPTOR,
-        iam_token_service_pb2.DESCRIPTOR,
-        image_details_pb2.DESCRIPTOR,
-    )
-    for service in file.services_by_name.values()
+FILES = (
+    image_service_pb2.DESCRIPTOR,
+    operation_service_pb2.DESCRIPTOR,
+    api_endpoint_service_pb2.DESCRIPTOR,
+    iam_token_service_pb2.DESCRIPTOR,
+    image_details_pb2.DESCRIPTOR,
 )
+SERVICES = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
 
 
 def new_grpc_server(

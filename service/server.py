@@ -8,13 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.engine import Connection
 
 from dataplane import Store
-from dataplane.errors import IoFailed, StoreMissing
+from dataplane.errors import IoFailed, StoreMissing, UsageError
 from service import dev_tls, waiting
 from service import log as logs
 from service.catalog import schema
@@ -30,6 +31,9 @@ from service.supervisor import watched_workers
 from service.telemetry import queue, tracing
 from service.telemetry.metrics import Metrics
 from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
+
+if TYPE_CHECKING:
+    from service.rest.listener import RestListener
 
 CALL_GRACE_S = 3.0
 WORKER_GRACE_S = 10.0
@@ -89,17 +93,22 @@ class Server:
             announced=str(self.announced),
             draining=self._draining,
         )
+        self._rest = _rest(config, self._grpc, self._transport)
         self._supervisor = watched_workers(database, config, self._metrics, self._tracing)
         self._stop_metrics = self._metrics.listen(config.metrics_listen) if config.metrics_listen else None
 
     def __enter__(self) -> Server:
         self._grpc.start()
         self._supervisor.start()
+        if self._rest is not None:
+            self._rest.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._draining.set()
         self._health.enter_graceful_shutdown()
+        if self._rest is not None:
+            self._rest.stop()
         stopped = self._grpc.stop(CALL_GRACE_S)
         self._supervisor.drain(WORKER_GRACE_S)
         stopped.wait()
@@ -127,6 +136,17 @@ class Server:
         if self.bound.is_loopback():
             names |= {str(Address(host, self.bound.port)) for host in dev_tls.HOSTS}
         return {building.audience_of(name) for name in names}
+
+
+def _rest(config: ServeConfig, server: grpc.Server, transport: Transport) -> RestListener | None:
+    """Return the REST listener that is asked for. Raises UsageError when its libraries are not installed."""
+    if config.rest_listen is None:
+        return None
+    try:
+        from service.rest.listener import RestListener
+    except ImportError as error:
+        raise UsageError("--rest-listen needs more: pip install 'dataplane[rest]'") from error
+    return RestListener(config.rest_listen, server, transport)
 
 
 def _unpin(store: Store, tx: Connection, image_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import grpc
@@ -47,6 +48,16 @@ class Transport:
     def needs_client_certificate(self) -> bool:
         """Say whether clients have to show a certificate."""
         return self._client_ca is not None
+
+    @property
+    def client_ca_path(self) -> Path | None:
+        """Return the file of the authority that signs clients; None when they need no certificate."""
+        return self._client_ca.path if self._client_ca is not None else None
+
+    def certificate(self) -> tuple[bytes, ...]:
+        """Return what identifies the certificate in use, which changes when that does."""
+        self._fetch()
+        return self._current[0]
 
     def bind(self, server: grpc.Server, listen: Address) -> Address:
         """Let `server` listen; return the address with its port. Raises IoFailed when it is taken."""
