@@ -46,7 +46,7 @@ def check_target(path: Path, *, force: bool) -> None:
     elif path.exists():
         if not path.is_file():
             raise UsageError(
-                f"{path} is no regular file and no block device: export to one of them, or to - for standard output"
+                f"{path} is not a regular file or block device: export to one, or to - for standard output"
             )
         if not force:
             raise AlreadyExists(f"{path} exists: use --force to replace it")
