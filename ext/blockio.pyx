@@ -10,6 +10,12 @@ cdef extern from "<unistd.h>" nogil:
         SEEK_DATA
         SEEK_HOLE
 
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        FALLOC_FL_KEEP_SIZE
+        FALLOC_FL_PUNCH_HOLE
+    int fallocate(int fd, int mode, off_t offset, off_t length)
+
 from array import array
 import os
 
@@ -156,3 +162,22 @@ def data_ranges(int fd, int64_t offset, int64_t end, Py_ssize_t limit):
     if failed != 0:
         raise OSError(failed, os.strerror(failed))
     return memoryview(found)[: 2 * count].cast("B").cast("q", (count, 2)) if count else memoryview(b"")
+
+
+def punch_hole(int fd, int64_t offset, int64_t length):
+    """Free `length` bytes of `fd` from `offset` (bytes) so that they read as zeros; the size stays.
+
+    For files, and block devices that can promise it. The GIL is released. Raises ValueError for no byte range,
+    OSError as the kernel reports it (EOPNOTSUPP where it cannot be done).
+    """
+    cdef int failed = 0
+    if offset < 0 or length < 1:
+        raise ValueError(f"{length} bytes at {offset} are not a byte range")
+    with nogil:
+        while fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <off_t> offset, <off_t> length) != 0:
+            failed = errno
+            if failed != EINTR:
+                break
+            failed = 0
+    if failed != 0:
+        raise OSError(failed, os.strerror(failed))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # typing itself is imported only by type checkers
 VERBS = {
     "init": "create a store",
     "import": "store a disk image under a name",
-    "export": "write a stored image to a file, or to standard output",
+    "export": "write a stored image to a file, a block device or standard output",
     "ls": "list the images of a store",
     "stat": "show the sizes of an image, or of a store",
     "rm": "remove an image from a store",
@@ -108,11 +108,11 @@ def guarded(run: Callable[[], int]) -> int:
     except DataplaneError as error:
         sys.stderr.write(f"dataplane: {error}\n")
         return exit_code(error)
-    except KeyboardInterrupt:
-        sys.stderr.write("dataplane: interrupted\n")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"dataplane: {'; '.join(['interrupted', *notes(stop)])}\n")
         return INTERRUPTED
-    except Terminated:
-        sys.stderr.write("dataplane: terminated\n")
+    except Terminated as stop:
+        sys.stderr.write(f"dataplane: {'; '.join(['terminated', *notes(stop)])}\n")
         return TERMINATED
     except MemoryError as error:
         sys.stderr.write(f"dataplane: out of memory: {error}\n")
@@ -123,6 +123,11 @@ def guarded(run: Callable[[], int]) -> int:
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def notes(stop: BaseException) -> list[str]:
+    """Return what those that an exception passed through had to say of what they leave behind."""
+    return getattr(stop, "__notes__", [])
 
 
 if __name__ == "__main__":

@@ -1,46 +1,65 @@
-"""Exporting: an image of a store becomes a raw file or stream again, every chunk verified before it is written."""
+"""Exporting: an image of a store becomes a file, device or stream again, every chunk verified before it is written."""
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
-import re
-import secrets
 import threading
 import time
-from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dataplane.engine.blockio import write_ranges
-from dataplane.engine.scan import ChunkState
-from dataplane.engine.window import Window
-from dataplane.errors import AlreadyExists, Corrupt, UsageError
-from dataplane.extent import WINDOW_SIZE
-from dataplane.ingest.crew import run_crew, thread_count
-from dataplane.ingest.feed import Claim, Feed
+from dataplane.errors import UsageError
+from dataplane.ingest.crew import thread_count
+from dataplane.ingest.export_targets import OpenTarget, check_target, drop_cached, new_file, opened_device, zeroing
 from dataplane.ingest.progress import Progress
-from dataplane.limits import MIB
-from dataplane.store.layout import naming, sync_folder
+from dataplane.ingest.qcow2_export import Qcow2Export
+from dataplane.ingest.raw_export import RawExport, StreamExport
+from dataplane.ingest.rereading import reread
+from dataplane.store.layout import naming
+from dataplane.store.pack_readers import packs_open_max
 from dataplane.store.store import Store
 from dataplane.store.stored_image import StoredImage
 
-DATA_RUNS = re.compile(b"[\\x%02x]+" % ChunkState.DATA)
-ZERO_BLOCK = memoryview(bytes(MIB))
+FORMATS = ("raw", "qcow2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What an export wrote. `virtual_size` is the length of the target, `bytes_written` what was not a hole."""
+    """What an export wrote. `virtual_size` is the size of the disk, `bytes_written` what was not a hole or a table."""
 
     name: str
     root: bytes
+    format: str
     virtual_size: int
     bytes_written: int
+    verified: bool
+    """Whether the target was read again and compared."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """How to write. Raises UsageError for what does not go together."""
+
+    format: str = "raw"
+    compressed: bool = False
+    """qcow2 only: zstd clusters, the store's own frames where it has them."""
+    sparse: bool = True
+    """Raw only: zeros become holes, or are written."""
+    sync: bool = True
+    """Files only: wait until the disk has everything. Devices are always waited for."""
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UsageError(f"format {self.format!r} is not known: use one of {', '.join(FORMATS)}")
+        if self.compressed and self.format != "qcow2":
+            raise UsageError("only qcow2 can be compressed")
+        if not self.sparse and self.format != "raw":
+            raise UsageError("only raw can be written without holes")
 
 
 def export_image(
@@ -48,188 +67,120 @@ def export_image(
     name: str,
     target: str | os.PathLike[str],
     *,
+    format: str = "raw",
     force: bool = False,
     sparse: bool = True,
+    compressed: bool = False,
+    sync: bool = True,
+    verify: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
     cancelled: threading.Event | None = None,
 ) -> ExportResult:
-    """Write image `name` to file `target` as raw; the file appears whole or not at all.
+    """Write image `name` to file or block device `target` as `format`: raw or qcow2 (which may be `compressed`).
 
-    An existing file is replaced only with `force`. With `sparse` zeros become holes, without they are written. Raises
-    NotFound, AlreadyExists, UsageError (the target is not a regular file), Corrupt (a chunk does not verify; nothing is
-    left), NoSpace, IoFailed or Cancelled.
+    A file appears whole or not at all, and is exactly as long as the disk when it is raw. Files are replaced and
+    devices written over only with `force`. With `sparse` zeros become holes, on a device they are freed where it can
+    do that; without, they are written. With `sync` a file is on the disk before it has its name. `verify` reads back
+    what was written. `threads` is one a core unless given.
+
+    Raises NotFound, AlreadyExists, UsageError (a target of another kind, too small or in use; options that do not go
+    together), Corrupt (a chunk does not verify, or what was written does not; a file is not left), NoSpace, IoFailed or
+    Cancelled.
     """
+    options = ExportOptions(format=format, compressed=compressed, sparse=sparse, sync=sync, verify=verify)
     path = Path(target)
     started = time.monotonic()
+    progress = progress or Progress()
+    count = thread_count(threads)
     check_target(path, force=force)
+    if path.is_block_device() and format != "raw":
+        raise UsageError(f"{path} is a block device: only raw is written to one")
     with (
         store.reading(name) as pin,
-        StoredImage(store, pin.root, pin.domain) as image,
-        new_file(path) as fd,
+        StoredImage(store, pin.root, pin.domain, packs_open_max(count)) as image,
+        opened(path, image.virtual_size, options, force=force) as opened_target,
     ):
-        with naming(path, "sizing"):
-            os.ftruncate(fd, image.virtual_size)
-        export = FileExport(image, fd, path, sparse=sparse, progress=progress or Progress(), cancelled=cancelled)
-        export.run(thread_count(threads))
+        export = exporter(store, image, opened_target, options, progress, cancelled)
+        export.run(count)
+        if verify:
+            drop_cached(opened_target)
+            reread(
+                image, opened_target.reopen, format,
+                name=str(path), threads=count, progress=progress, cancelled=cancelled,
+            )  # fmt: skip
     return ExportResult(
         name=name,
         root=pin.root,
+        format=format,
         virtual_size=image.virtual_size,
         bytes_written=export.bytes_written,
+        verified=verify,
         seconds=time.monotonic() - started,
     )
+
+
+def opened(path: Path, size: int, options: ExportOptions, *, force: bool) -> AbstractContextManager[OpenTarget]:
+    """Return a context in which `path` is open for writing."""
+    if path.is_block_device():
+        return opened_device(path, size)
+    return new_file(path, force=force, sync=options.sync)
+
+
+def exporter(
+    store: Store,
+    image: StoredImage,
+    target: OpenTarget,
+    options: ExportOptions,
+    progress: Progress,
+    cancelled: threading.Event | None,
+) -> RawExport | Qcow2Export:
+    """Return what writes `image` to an open target."""
+    if options.format == "qcow2":
+        return Qcow2Export(
+            image, target.fd, target.path,
+            compressed=options.compressed, level=store.codec.level, progress=progress, cancelled=cancelled,
+        )  # fmt: skip
+    zero = None
+    if target.is_device:
+        stopped = cancelled.is_set if cancelled is not None else lambda: False
+        zero = zeroing(target.fd, target.path, sparse=options.sparse, stopped=stopped)
+    elif options.sparse:
+        with naming(target.path, "sizing"):
+            os.ftruncate(target.fd, image.virtual_size)
+    elif image.virtual_size:
+        # Allocated first: what is not data then reads as zeros that occupy the disk, and a full disk shows at once.
+        with naming(target.path, "allocating"):
+            os.posix_fallocate(target.fd, 0, image.virtual_size)
+    return RawExport(image, target.fd, target.path, zero=zero, progress=progress, cancelled=cancelled)
 
 
 def export_stream(
     store: Store,
     name: str,
-    stream: BinaryIO,
+    stream: BinaryIO | io.RawIOBase,
     *,
+    threads: int | None = None,
     progress: Progress | None = None,
     cancelled: threading.Event | None = None,
 ) -> ExportResult:
-    """Write image `name` to a stream in disk order, zeros included. Raises as ``export_image`` does."""
+    """Write image `name` to a stream in disk order, zeros included, with 4 MiB a thread in memory.
+
+    Raises as ``export_image`` does; IoFailed when whoever reads the stream has gone.
+    """
     started = time.monotonic()
-    progress = progress or Progress()
+    count = thread_count(threads)
     with (
         store.reading(name) as pin,
-        StoredImage(store, pin.root, pin.domain) as image,
-        naming("the stream", "writing"),
+        StoredImage(store, pin.root, pin.domain, packs_open_max(count)) as image,
     ):
-        feed = verified_feed(image, progress, cancelled)
-        window = Window(WINDOW_SIZE, image.root.chunk_size, image.key)
-        position = 0
-        while (claim := feed.claim()) is not None:
-            load_verified(feed, claim, window)
-            write_zeros(stream, window.offset - position)
-            position = window.offset
-            for start, stop in data_runs(window):
-                write_zeros(stream, window.offset + start - position)
-                stream.write(window.plain[start:stop])
-                position = window.offset + stop
-            progress.written_bytes = position
-        write_zeros(stream, image.virtual_size - position)
-        stream.flush()
-    progress.position_bytes = image.virtual_size
+        StreamExport(image, stream, progress=progress or Progress(), cancelled=cancelled).run(count)
     return ExportResult(
         name=name,
         root=pin.root,
+        format="raw",
         virtual_size=image.virtual_size,
         bytes_written=image.virtual_size,
+        verified=False,
         seconds=time.monotonic() - started,
     )
-
-
-class FileExport:
-    """One export into an open file."""
-
-    def __init__(
-        self,
-        image: StoredImage,
-        fd: int,
-        path: Path,
-        *,
-        sparse: bool,
-        progress: Progress,
-        cancelled: threading.Event | None,
-    ) -> None:
-        self._image = image
-        self._fd = fd
-        self._path = path
-        self._sparse = sparse
-        self._progress = progress
-        self._feed = verified_feed(image, progress, cancelled)
-        self._lock = threading.Lock()
-        self.bytes_written = 0
-
-    def run(self, threads: int) -> None:
-        """Write everything."""
-        if not self._sparse:
-            # Allocated first: what is not data then reads as zeros that occupy the disk, and a full disk shows at once.
-            with naming(self._path, "allocating"):
-                os.posix_fallocate(self._fd, 0, max(1, self._image.virtual_size))
-        run_crew(self._work, threads, self._feed.stop)
-        self._progress.position_bytes = self._image.virtual_size
-
-    def _work(self) -> None:
-        window = Window(WINDOW_SIZE, self._image.root.chunk_size, self._image.key)
-        while (claim := self._feed.claim()) is not None:
-            load_verified(self._feed, claim, window)
-            rows = array("q")
-            for start, stop in data_runs(window):
-                rows.extend((window.offset + start, stop - start, start))
-            if rows:
-                with naming(self._path, "writing"):
-                    write_ranges(self._fd, memoryview(rows).cast("B").cast("q", (len(rows) // 3, 3)), window.plain)
-            with self._lock:
-                written = sum(rows[1::3])
-                self.bytes_written += written
-                self._progress.written_bytes += written
-                self._progress.read_bytes += window.read_bytes
-
-
-def verified_feed(image: StoredImage, progress: Progress, cancelled: threading.Event | None) -> Feed[memoryview]:
-    """Return a feed whose claims carry the ids that the window's chunks must hash to."""
-    chunk_size = image.root.chunk_size
-
-    def expected(offset: int, length: int) -> memoryview:
-        image.forget_before(offset)
-        return image.expected_ids(offset, -(-length // chunk_size))
-
-    progress.total_bytes = image.virtual_size
-    progress.stage = "reading"
-    return Feed(image, expected, progress, cancelled)
-
-
-def load_verified(feed: Feed[memoryview], claim: Claim[memoryview], window: Window) -> None:
-    """Load a claimed window and compare every chunk with its id; raises Corrupt naming the place on the disk."""
-    feed.load(claim, window)
-    wrong = window.first_mismatch(claim.note)
-    if wrong >= 0:
-        at = window.offset + wrong * window.chunk_size
-        raise Corrupt(f"the chunk at {at} of the image does not match its id: its pack is damaged")
-
-
-def data_runs(window: Window) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) in bytes of the window for each run of chunks that hold data, clipped to the disk's end."""
-    for run in DATA_RUNS.finditer(window.states):
-        yield run.start() * window.chunk_size, min(run.end() * window.chunk_size, window.length)
-
-
-def write_zeros(stream: BinaryIO, count: int) -> None:
-    """Write `count` zero bytes."""
-    while count > 0:
-        stream.write(ZERO_BLOCK[: min(count, MIB)])
-        count -= MIB
-
-
-def check_target(path: Path, *, force: bool) -> None:
-    """Raise unless a new file may take the place of `path`."""
-    if path.exists():
-        if not path.is_file():
-            raise UsageError(f"{path} is not a regular file: export to a file, or to - for standard output")
-        if not force:
-            raise AlreadyExists(f"{path} exists: use --force to replace it")
-    elif not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist: create it first")
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[int]:
-    """Give a descriptor of a new file that becomes `path`, durably, when all went well, and goes otherwise."""
-    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
-    with naming(path, "creating"):
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        yield fd
-        with naming(path, "syncing"):
-            os.fsync(fd)
-            partial.rename(path)
-            sync_folder(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    finally:
-        os.close(fd)

@@ -8,8 +8,9 @@ import weakref
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from dataplane.byte_reader import ByteReader
 from dataplane.engine.plan import Plan
 from dataplane.engine.window import LoadFailure, Window
 from dataplane.errors import Cancelled, Corrupt, DataplaneError, InvalidImage, SourceUnavailable
@@ -21,6 +22,11 @@ from dataplane.ingest.slab import Slab
 from dataplane.limits import DECODED_SIZE_MAX
 
 Note = TypeVar("Note")
+
+if TYPE_CHECKING:
+    Integers = array[int]
+else:
+    Integers = array  # which takes no parameter before Python 3.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,12 @@ class Claim(Generic[Note]):
     descriptors: array[int]
     slab: Slab | None
     note: Note
+
+
+class Descriptors(Integers):
+    """File descriptors of the readers that a plan names, by reader, and the readers, which live as long as these do."""
+
+    readers: list[ByteReader]
 
 
 class Feed(Generic[Note]):
@@ -122,10 +134,15 @@ class Feed(Generic[Note]):
 
 def descriptors(source: ImageSource, plan: Plan) -> array[int]:
     """Return a file descriptor for each reader that the plan names, -1 for readers without one or not named."""
-    found = array("i", [-1]) * (plan.reader_max + 1 or 1)
-    for reader in plan.readers():
-        fd = source.readers[reader].fileno()
-        found[reader] = -1 if fd is None else fd
+    found = Descriptors("i", [-1])
+    found *= plan.reader_max + 1 or 1
+    found.readers = []
+    for number in plan.readers():
+        reader = source.readers[number]
+        fd = reader.fileno()
+        if fd is not None:
+            found[number] = fd
+            found.readers.append(reader)
     return found
 
 

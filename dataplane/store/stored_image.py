@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Iterator
 
-from dataplane.byte_reader import ByteReader
-from dataplane.errors import Corrupt, SourceError
+from dataplane.errors import Corrupt
 from dataplane.extent import Extent, pack_batch
 from dataplane.image_source import ImageSource
 from dataplane.limits import PAGE_CHUNKS
-from dataplane.readers.file import FileReader
 from dataplane.store import format as fmt
+from dataplane.store.pack_readers import PACKS_OPEN_MAX, PackReaders
 from dataplane.store.store import Store
 
 
-class PackReaders(Sequence[ByteReader]):
-    """The packs of an index as readers, opened when first asked for."""
-
-    def __init__(self, store: Store, packs: Sequence[bytes]) -> None:
-        self._paths = [store.layout.pack(name) for name in packs]
-        self._open: dict[int, FileReader] = {}
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, index: int) -> ByteReader: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[ByteReader]: ...
-    def __getitem__(self, index: int | slice) -> ByteReader | Sequence[ByteReader]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        reader = self._open.get(index)
-        if reader is None:
-            try:
-                reader = FileReader(self._paths[index])
-            except SourceError as error:
-                raise Corrupt(f"pack {self._paths[index].name} cannot be read: {error}") from error
-            reader = self._open.setdefault(index, reader)
-        return reader
-
-    def close(self) -> None:
-        """Close what is open."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-
 class StoredImage(ImageSource):
-    """An image of a store as a source; `expected_ids` gives what its chunks must hash to. Raises Corrupt."""
+    """An image of a store as a source; `expected_ids` gives what its chunks must hash to. Raises Corrupt.
+
+    No batch of its extents names more than `packs_open_max` packs, nor are more kept open beside those in use.
+    """
 
     format = "stored"
     own_data = True
 
-    def __init__(self, store: Store, root: bytes, domain: str) -> None:
+    def __init__(self, store: Store, root: bytes, domain: str, packs_open_max: int = PACKS_OPEN_MAX) -> None:
         self._store = store
         self._index = store.index()
         self.root = store.read_root(self._index, root, domain)
@@ -62,11 +31,11 @@ class StoredImage(ImageSource):
         self.key = store.domain_key(domain)
         self.virtual_size = self.root.virtual_size
         self.decoded_size_max = self.root.chunk_size
-        self.readers: PackReaders = PackReaders(store, self._index.packs)
+        self.readers: PackReaders = PackReaders(store, self._index.packs, packs_open_max)
         self._ids: dict[int, bytes] = {}
 
     def extents(self) -> Iterator[memoryview]:
-        """Yield one batch for each manifest page, and one for each run of zeros between them."""
+        """Yield batches for each manifest page (one, unless it names very many packs), and for zeros between them."""
         chunk_size, end = self.root.chunk_size, self.virtual_size
         span = chunk_size * PAGE_CHUNKS
         position = 0
@@ -76,10 +45,15 @@ class StoredImage(ImageSource):
                 yield pack_batch([Extent(position, offset - position, 0)])
             count = min(PAGE_CHUNKS, -(-(end - offset) // chunk_size))
             self._ids[number] = ids
-            yield self._index.locate(memoryview(ids)[: count * fmt.ID_SIZE], offset, chunk_size, end)
+            batch = self._index.locate(memoryview(ids)[: count * fmt.ID_SIZE], offset, chunk_size, end)
+            yield from self.readers.bounded(batch)
             position = min(offset + span, end)
         if position < end:
             yield pack_batch([Extent(position, end - position, 0)])
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (page number, ids) of every manifest page that is not all zero, verified, in disk order."""
+        return self._store.read_pages(self._index, self.root)
 
     def expected_ids(self, offset: int, chunk_count: int) -> memoryview:
         """Return the ids (32 bytes each) of chunks from `offset`, all in one page that ``extents`` has yielded."""

@@ -16,9 +16,12 @@ from dataplane.extent import WINDOW_SIZE, Extent, pack_batch
 from dataplane.image_source import ImageSource
 from dataplane.store import format as fmt
 from dataplane.store.pack import read_table
+from dataplane.store.pack_readers import PackReaders
 from dataplane.store.runs import Index
 from dataplane.store.store import Store
-from dataplane.store.stored_image import PackReaders
+
+PACKS_OPEN_MAX = 16
+"""Packs kept open beside those being read: each is read once, from its start to its end."""
 
 NO_CHUNK_SIZE = 1 << 40
 """A chunk size that no chunk has."""
@@ -104,7 +107,7 @@ class PackContents(ImageSource):
         self._deadline = deadline
         self.virtual_size = 0
         self.decoded_size_max = store.chunk_size
-        self.readers: PackReaders = PackReaders(store, self._names)
+        self.readers: PackReaders = PackReaders(store, self._names, PACKS_OPEN_MAX)
         self.pieces: list[PackPiece] = []
         self._placed: list[PackPiece] = []  # those with a batch, and where each begins
         self._starts: list[int] = []

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataplane.engine.blockio import data_ranges, read_ranges, write_ranges
+from dataplane.engine.blockio import data_ranges, punch_hole, read_ranges, write_ranges
 from tests.native.shapes import int64_rows
 
 BLOCK = 4096
@@ -207,6 +207,40 @@ def test_data_ranges_of_a_pipe_are_an_error() -> None:
     try:
         with pytest.raises(OSError, match="seek"):
             data_ranges(reading, 0, 10, 1)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@same_file
+@given(offset=st.integers(0, FILE_SIZE + BLOCK), length=st.integers(1, FILE_SIZE))
+def test_punch_hole_matches_zeros_in_a_slice(sparse: tuple[int, bytes], offset: int, length: int) -> None:
+    fd, content = sparse
+    write_ranges(fd, int64_rows([(0, FILE_SIZE, 0)], 3), content)
+    punch_hole(fd, offset, length)
+    expected = bytearray(content)
+    stop = min(offset + length, FILE_SIZE)
+    if offset < stop:
+        expected[offset:stop] = bytes(stop - offset)
+    assert os.pread(fd, 2 * FILE_SIZE, 0) == expected
+
+
+def test_punch_hole_frees_blocks(sparse: tuple[int, bytes]) -> None:
+    fd, _ = sparse
+    write_ranges(fd, int64_rows([(0, FILE_SIZE, 0)], 3), b"\1" * FILE_SIZE)
+    before = os.fstat(fd).st_blocks
+    punch_hole(fd, BLOCK, 1 << 20)
+    assert os.fstat(fd).st_blocks <= before - (1 << 20) // 512
+
+
+def test_punch_hole_refuses(empty: int) -> None:
+    for offset, length in ((-1, 5), (0, 0), (0, -1)):
+        with pytest.raises(ValueError, match="byte range"):
+            punch_hole(empty, offset, length)
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(OSError, match=r"Illegal seek|not supported"):
+            punch_hole(writing, 0, 5)
     finally:
         os.close(reading)
         os.close(writing)

@@ -1,0 +1,1 @@
+"""Exports: every target, judged by real tools."""
