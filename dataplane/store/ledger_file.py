@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,16 @@ class LedgerFile(LedgerDatabase):
         return self._connection
 
     def commit(self) -> None:
-        """Commit, synchronously."""
-        self._connection.execute("COMMIT")
+        """Commit, synchronously; or make sure as far as possible that the transaction never happened."""
+        try:
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self.rollback()
+            # A commit whose fsync failed may lie in the log, whole, and a recovery after a crash would believe it: the
+            # next commit is written over it.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("UPDATE ledger_meta SET value = value WHERE name = 'epoch'")
+            raise
 
     def rollback(self) -> None:
         """Roll back, unless SQLite has done so itself."""
@@ -68,10 +77,16 @@ class LedgerFile(LedgerDatabase):
             raise UsageError(f"{self.name} is not in the database of the connection that was lent")
         return connection
 
+    def check(self) -> None:
+        """Let SQLite check its pages, and its indexes against the rows."""
+        problems = [str(problem) for (problem,) in self._connection.execute("PRAGMA integrity_check(1)").fetchall()]
+        if problems != ["ok"]:
+            raise Corrupt(f"{self.name} is damaged ({problems[0].splitlines()[-1]}): restore it from a backup")
+
     @property
-    def driver_errors(self) -> type[Exception]:
-        """Everything that sqlite3 raises about a database."""
-        return sqlite3.DatabaseError
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        """Everything that sqlite3 raises about a database; its messages may quote bytes that are no text."""
+        return (sqlite3.DatabaseError, UnicodeDecodeError)
 
     def translated(self, error: Exception) -> Exception:
         """Read SQLite's result code."""
@@ -105,7 +120,7 @@ def open_database(address: str, *, uri: bool = False) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous=FULL")
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         connection.close()
         raise
     return connection

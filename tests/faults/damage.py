@@ -60,7 +60,7 @@ class Patient:
         data = bytearray(self._kept[path])
         for bit in bits:
             data[bit // 8] ^= 1 << bit % 8
-        self.write(path, data)
+        self.write(path, bytes(data))
 
     def heal(self, paths: Iterable[Path]) -> None:
         """Put files back as they were."""

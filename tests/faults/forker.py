@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dataplane.cli.main import VERBS, main
 from tests.faults.shim import Fault, Kind, Mode, arm, shimmed_environment
@@ -93,22 +93,17 @@ class Forker:
         self._folder.cleanup()
 
 
-def run_job(job: dict[str, object]) -> int:
+def run_job(job: dict[str, Any]) -> int:
     """Run the commands of a job in this process, which is its own, and return the exit code."""
-    errors = os.open(str(job["errors"]), os.O_WRONLY | os.O_APPEND)
+    errors = os.open(job["errors"], os.O_WRONLY | os.O_APPEND)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(0, 1)
-    done = os.open(str(job["done"]), os.O_WRONLY | os.O_APPEND)
-    mode, at, kinds, error = job["fault"]  # type: ignore[misc]
-    mount = job["mount"]
-    arm(
-        Fault(mode=Mode(mode), at=at, kinds=Kind(kinds), error=error),
-        str(job["folder"]),
-        str(job["log"]),
-        None if mount is None else str(mount),
-    )
-    for words in job["commands"]:  # type: ignore[attr-defined]
+    done = os.open(job["done"], os.O_WRONLY | os.O_APPEND)
+    mode, at, kinds, error = job["fault"]
+    fault = Fault(mode=Mode(mode), at=at, kinds=Kind(kinds), error=error)
+    arm(fault, job["folder"], job["log"], job["mount"])
+    for words in job["commands"]:
         code = main(list(words))
         if code != 0:
             return code
