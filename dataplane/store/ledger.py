@@ -45,7 +45,8 @@ COLUMNS = {
 class Ledger:
     """An open ledger. Safe for use by several threads of one process, and by several processes at once."""
 
-    def __init__(self, database: LedgerDatabase) -> None:
+    def __init__(self, database: LedgerDatabase, store_id: str) -> None:
+        self._store_id = store_id
         self.name = database.name
         self.schema_version = SCHEMA_VERSION
         self._database = database
@@ -54,7 +55,7 @@ class Ledger:
     @classmethod
     def create(cls, database: LedgerDatabase, store_id: str) -> Ledger:
         """Create the tables of a new store."""
-        ledger = cls(database)
+        ledger = cls(database, store_id)
         with ledger._transaction(database.begin_new) as connection:
             create_tables(connection, store_id)
         return ledger
@@ -66,7 +67,7 @@ class Ledger:
         A ledger of an earlier version that cannot be written now is read as it is; `schema_version` tells. Raises
         StoreIncompatible, Corrupt or IoFailed.
         """
-        ledger = cls(database)
+        ledger = cls(database, store_id)
         try:
             with ledger.naming():
                 ledger.schema_version = read_version(database.connection, ledger.name, store_id)
@@ -74,15 +75,18 @@ class Ledger:
             database.close()
             raise
         if ledger.schema_version < SCHEMA_VERSION and may_write and database.can_write:
-            ledger._bring_up_to_date(store_id)
+            ledger._bring_up_to_date()
         return ledger
 
-    def _bring_up_to_date(self, store_id: str) -> None:
+    def _bring_up_to_date(self) -> None:
         with contextlib.suppress(IoFailed, NoSpace, StoreLocked):  # a full disk is no reason not to read
-            with self.transaction() as connection:
-                version = read_version(connection, self.name, store_id)  # another process may have been here
-                take_steps(connection, version)
-            self.schema_version = SCHEMA_VERSION
+            self._take_missing_steps()
+
+    def _take_missing_steps(self) -> None:
+        with self._transaction(self._database.begin) as connection:
+            version = read_version(connection, self.name, self._store_id)  # another process may have been here
+            take_steps(connection, version)
+        self.schema_version = SCHEMA_VERSION
 
     def check(self) -> None:
         """Read all of the database and raise Corrupt unless its pages, indexes and the rows of images are in order.
@@ -120,6 +124,8 @@ class Ledger:
             with self.naming():
                 yield self._database.lent(lent)
             return
+        if self.schema_version < SCHEMA_VERSION:  # opened when that could not be written
+            self._take_missing_steps()
         with self._transaction(self._database.begin) as connection:
             yield connection
 

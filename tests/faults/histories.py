@@ -1,8 +1,8 @@
 """Random histories of a store, each made from one integer: ``python -m tests.faults.histories --seed 4711``.
 
 Imports (also half-done, alive or standing still), exports, readers, removals, undeletes, collections, scrubs and jumps
-of the clock follow one another as the seed says, against a dictionary of what must be there. Nothing in it waits for a
-clock but the collector's patience with writers that stand still.
+of the clock follow one another as the seed says, against a dictionary of what must be there. No clock is waited for:
+the collector's patience is played, and while it lasts those who are alive count their beats.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from dataplane.errors import LeaseLost
 from dataplane.formats.probe import open_source
 from dataplane.ingest.exporting import export_stream
@@ -25,6 +27,7 @@ from dataplane.ingest.importing import PreparedImport, import_image, prepare_imp
 from dataplane.store import lease as leases
 from dataplane.store.store import Store
 from dataplane.store.stored_image import StoredImage
+from dataplane.upkeep import gc
 from dataplane.upkeep.gc import collect
 from dataplane.upkeep.scrub import scrub
 from tests.disks import KIB, disk_bytes
@@ -32,9 +35,8 @@ from tests.disks import KIB, disk_bytes
 STEPS = 12
 NAMES = "abcd"
 CONTENTS = 5
-BEAT_S = 0.01
 NEVER_S = 1e6
-FENCE_S = 0.05
+FENCE_S = 60.0
 DAY_NS = 86400 * 10**9
 UNDELETE_S = 1e12
 
@@ -45,6 +47,7 @@ class Pending:
 
     prepared: PreparedImport
     data: bytes
+    lease: str
     stands_still: bool
     collected: bool = False
 
@@ -100,10 +103,11 @@ class History:
 
     def begin(self) -> str:
         data, stands_still = self.disk(), self.rnd.random() < 0.4
-        leases.BEAT_S = NEVER_S if stands_still else BEAT_S
+        before = {row.id for row in leases.lease_rows(self.store.ledger)}
         with open_source(self.file(data), format="raw") as source:
             prepared = prepare_import(self.store, source, threads=1)
-        self.pending.append(Pending(prepared, data, stands_still))
+        (lease,) = {row.id for row in leases.lease_rows(self.store.ledger)} - before
+        self.pending.append(Pending(prepared, data, lease, stands_still))
         return f"standing still: {stands_still}"
 
     def end(self) -> str:
@@ -147,12 +151,20 @@ class History:
 
     def collect(self) -> str:
         grace, forget = self.rnd.choice((0.0, 0.0, 3600.0)), self.rnd.random() < 0.3
-        report = collect(self.store, grace_s=grace, undelete_s=0 if forget else UNDELETE_S, fence_s=FENCE_S)
+        with played_patience(self.beat):
+            report = collect(self.store, grace_s=grace, undelete_s=0 if forget else UNDELETE_S, fence_s=FENCE_S)
         for pending in self.pending:
             pending.collected = True
         if forget:
             self.forget()
         return f"grace {grace} forget {forget}: deleted {report.deleted_packs} fenced {report.fenced_leases}"
+
+    def beat(self) -> None:
+        """Let everybody who does not stand still count a beat."""
+        still = {pending.lease for pending in self.pending if pending.stands_still}
+        alive = [row.id for row in leases.lease_rows(self.store.ledger) if row.id not in still]
+        with self.store.ledger.transaction() as connection:
+            connection.executemany("UPDATE leases SET beats = beats + 1 WHERE id = ?", [(id,) for id in alive])
 
     def forget(self) -> None:
         """With a clock that went back, a removal may lie in the future, and is kept: the store says what is left."""
@@ -166,7 +178,6 @@ class History:
         if not self.images:
             return "nothing"
         name = self.rnd.choice(sorted(self.images))
-        leases.BEAT_S = BEAT_S
         stack = ExitStack()
         pin = stack.enter_context(self.store.reading(name))
         image = stack.enter_context(StoredImage(self.store, pin.root, pin.domain))
@@ -208,7 +219,8 @@ class History:
         self.clock_ns = 0
         for name, data in self.images.items():
             assert self.reads(name) == data, f"image {name} is not what it was"
-        collect(self.store, grace_s=0, undelete_s=-UNDELETE_S, fence_s=FENCE_S)
+        with played_patience(self.beat):
+            collect(self.store, grace_s=0, undelete_s=-UNDELETE_S, fence_s=FENCE_S)
         for name, data in self.images.items():
             assert self.reads(name) == data, f"image {name} is not what it was"
         self.scrub()
@@ -265,9 +277,34 @@ def moved_clock(offset_ns: Callable[[], int]) -> Iterator[None]:
         time.time_ns = real
 
 
+class Patience:
+    """What the collector takes for the module `time`: seconds pass only while it sleeps."""
+
+    time_ns = staticmethod(lambda: time.time_ns())
+
+    def __init__(self, passing: Callable[[], None]) -> None:
+        self._now = 0.0
+        self._passing = passing
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+        self._passing()
+
+
+@contextmanager
+def played_patience(passing: Callable[[], None]) -> Iterator[None]:
+    """Let the collector wait for others without any time passing; `passing` is called whenever it sleeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "time", Patience(passing))
+        yield
+
+
 def replay(seed: int) -> None:
     """Run the history of a seed; an AssertionError tells the seed and the steps."""
-    beat_s = leases.BEAT_S
+    beat_s, leases.BEAT_S = leases.BEAT_S, NEVER_S
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="dataplane-history-", dir=place))
     history = History(seed, folder)
@@ -277,7 +314,6 @@ def replay(seed: int) -> None:
         steps = "\n  ".join(history.trace)
         raise AssertionError(f"python -m tests.faults.histories --seed {seed}: {error!r} after\n  {steps}") from error
     finally:
-        leases.BEAT_S = NEVER_S
         history.close()
         leases.BEAT_S = beat_s
         shutil.rmtree(folder)
