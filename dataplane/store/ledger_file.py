@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreLocked, UsageError
+from dataplane.store.reserve import Reserve
 from dataplane.store.sql import BUSY_TIMEOUT_S, IntegrityBroken, LedgerDatabase, SqlConnection
 
 CANNOT_WRITE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
@@ -24,6 +25,9 @@ class LedgerFile(LedgerDatabase):
         that nobody changes; that fails with IoFailed when a log beside it holds commits that are not in that file.
         """
         self.name = f"ledger {path}"
+        self._wrote = False
+        self._reserve = Reserve(path)
+        self._reserve.release_if_full()
         with self.naming():
             self._connection = self._open(path)
 
@@ -52,6 +56,7 @@ class LedgerFile(LedgerDatabase):
     def begin(self) -> SqlConnection:
         """Begin, taking the write lock at once: reading first and writing later could only fail."""
         self._connection.execute("BEGIN IMMEDIATE")
+        self._wrote = True
         return self._connection
 
     def commit(self) -> None:
@@ -104,8 +109,10 @@ class LedgerFile(LedgerDatabase):
         return IoFailed(f"{self.name} failed: {error}")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; whoever wrote to it sees to the reserve."""
         self._connection.close()
+        if self._wrote:
+            self._reserve.restore()
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -8,6 +8,7 @@ period; safety does not rest on them.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dataplane.errors import Corrupt, StoreLocked
+from dataplane.errors import Corrupt, NoSpace, StoreLocked
 from dataplane.store.layout import naming
 from dataplane.store.lease import Lease, LeaseRow, drop_dead_leases, give_up, lease_rows
 from dataplane.store.store import Store
@@ -182,8 +183,10 @@ class Collection:
         uses = self._uses(fresh, lambda pack: use_of(store, index, alive, pack))
         unused = [use.pack for use in uses if not use.alive_size]
         sparse = [use for use in uses if 0 < use.alive_size < REWRITE_SHARE * use.size]
-        rewritten = rewrite(store, self._lease, sparse)
         store.ledger.condemn(unused)
+        rewritten = []
+        with contextlib.suppress(NoSpace):  # on a full disk what nobody uses goes first, and makes room for the rest
+            rewritten = rewrite(store, self._lease, sparse)
         report.condemned_packs += len(unused) + len(rewritten)
         report.condemned_size += sum(sizes[pack] for pack in (*unused, *rewritten))
         report.rewritten_packs += len(rewritten)

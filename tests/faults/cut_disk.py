@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 FILE_SYSTEMS = {
@@ -17,6 +18,7 @@ FILE_SYSTEMS = {
 }
 IOC_SHUTDOWN = 0x8004587D
 SHUTDOWN_NOLOGFLUSH = 2
+TRIES = 100
 
 
 class CutDisk:
@@ -54,10 +56,28 @@ class CutDisk:
             os.close(fd)
 
     def restart(self) -> None:
-        """Cut the power if that has not happened yet, and come up again."""
+        """Cut the power if that has not happened yet, and come up again.
+
+        A process elsewhere that has just copied our mounts into a namespace of its own keeps the file system that is
+        down from going away; what is mounted then is that one again.
+        """
         self.cut()
-        self.unmount()
-        self.mount()
+        for _ in range(TRIES):
+            self.unmount()
+            self.mount()
+            if self._is_up():
+                return
+            time.sleep(1.0)
+        raise AssertionError(f"{self.mount_point} stays down: something holds it")
+
+    def _is_up(self) -> bool:
+        probe = self.mount_point / "probe"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            return False
+        return True
 
     def fill(self, source: Path) -> None:
         """Make everything on the disk a copy of folder `source`, durably."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.errors import StoreLocked
-from dataplane.store import ledger
+from dataplane.store import ledger_file
 from dataplane.store.store import Store
 from dataplane.upkeep.gc import collect
 from tests.disks import KIB, disk_bytes, write_sparse
@@ -87,7 +87,7 @@ def stop_past_lease(folder: Path, seed: int) -> int:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "BUSY_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT_S", 3.0)
 
 
 def test_writer_stopped_past_its_lease(tmp_path: Path) -> None:
