@@ -8,7 +8,8 @@ packages=(
     libseccomp2                                     # workers filter their system calls with it
     qemu-utils e2fsprogs                            # the demo and the tests make disks, and let qemu-img judge them
     postgresql                                      # the tests: a ledger and catalogue outside of SQLite
-    mount xz-utils zstd bzip2 lz4 strace            # the tests: loop devices, wrappers to be refused, kills at every call
+    mount xz-utils zstd bzip2 lz4                   # the tests: loop devices, wrappers to be refused
+    xfsprogs                                        # the tests: power cuts on a file system of their own
 )
 
 installed() {

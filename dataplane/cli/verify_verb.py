@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(fields(report, hurt))
     else:
         show(report, hurt)
-    return MISMATCH if report.damage or hurt else OK
+    return MISMATCH if report.damage or report.run_damage or hurt else OK
 
 
 def fields(report: ScrubReport, hurt: list[HurtImage]) -> dict[str, object]:
@@ -84,6 +84,8 @@ def fields(report: ScrubReport, hurt: list[HurtImage]) -> dict[str, object]:
             }
             for damage in report.damage
         ],
+        "run_damage": report.run_damage,
+        "strays": [str(path) for path in report.strays],
         "hurt": [{"name": image.name, "ranges": [list(bounds) for bounds in image.ranges]} for image in hurt],
     }
 
@@ -93,6 +95,10 @@ def show(report: ScrubReport, hurt: list[HurtImage]) -> None:
     for damage in report.damage:
         what = f"chunk {damage.id.hex()}" if damage.id else "its own table or header"
         print(f"pack {damage.pack.hex()} at {damage.offset}: {what}: {damage.problem}")
+    for problem in report.run_damage:
+        print(problem)
+    for path in report.strays:
+        print(f"{path} is named by nothing: a crash left it, or the ledger is older than it is; gc removes it")
     for image in hurt:
         ranges = ", ".join(f"{offset}+{length}" for offset, length in image.ranges[:8])
         more = f" and {len(image.ranges) - 8} more" if len(image.ranges) > 8 else ""
@@ -101,5 +107,9 @@ def show(report: ScrubReport, hurt: list[HurtImage]) -> None:
     print(
         f"{report.chunks} chunks in {report.packs} of {report.packs_total} packs, {human_size(report.bytes_checked)}"
         f" decoded and hashed from {human_size(report.bytes_read)} in {report.seconds:.2f} s{rest}: "
-        + ("all good" if not report.damage and not hurt else f"{len(report.damage)} damaged, {len(hurt)} images hurt")
+        + (
+            f"{len(report.damage) + len(report.run_damage)} damaged, {len(hurt)} images hurt"
+            if report.damage or report.run_damage or hurt
+            else "all good"
+        )
     )

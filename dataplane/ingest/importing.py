@@ -22,8 +22,8 @@ from dataplane.ingest.pipeline import Pipeline
 from dataplane.ingest.progress import Progress
 from dataplane.limits import NAME_LENGTH_MAX
 from dataplane.store.lease import Lease
-from dataplane.store.ledger import Pin
 from dataplane.store.pack import PackSet
+from dataplane.store.pins import Pin
 from dataplane.store.publish import publish
 from dataplane.store.runs import Index, write_runs
 from dataplane.store.store import Store
@@ -135,10 +135,12 @@ class PreparedImport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What the ledger says decides, not whether an error passed by: a commit may have gone through before it. When
-        # the ledger cannot be read the files stay, as garbage for collection.
+        # What the ledger says decides, not whether an error passed by: a commit may have gone through before it. And it
+        # is asked after one more durable commit: what a failed commit left in the log could come true after a crash
+        # until something is written over it. When the ledger does not answer the files stay, as garbage for collection.
         layout, ledger = self._store.layout, self._store.ledger
         with contextlib.suppress(Exception):
+            self._lease.remove_row()
             live_packs, live_runs = ledger.packs(), set(ledger.runs())
             for name, _ in self._runs:
                 if name not in live_runs:

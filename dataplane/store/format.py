@@ -244,7 +244,7 @@ def build_run(layout: RunLayout, packs: Iterable[bytes], filter_bytes: bytes, en
     return bytes(made) + sums + footer
 
 
-def run_name(run: bytes) -> bytes:
+def run_name(run: bytes | memoryview) -> bytes:
     """Return a run's name: 32 bytes, the BLAKE3 of the file."""
     return blake3(run)
 

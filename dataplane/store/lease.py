@@ -59,6 +59,7 @@ class Lease:
         except BaseException:
             self._workspace.close()
             raise
+        self._row_removed = False
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, name=f"lease-{self.id}", daemon=True)
         self._heart.start()
@@ -79,9 +80,17 @@ class Lease:
         self._released.set()
         self._heart.join()
         # When the row cannot be removed (a full disk) the lock's end says the same to the collector.
-        with contextlib.suppress(DataplaneError), self._ledger.transaction() as connection:
-            connection.execute("DELETE FROM leases WHERE id = ?", (self.id,))
+        with contextlib.suppress(DataplaneError):
+            self.remove_row()
         self._workspace.close()
+
+    def remove_row(self) -> None:
+        """Take the lease out of the ledger, durably; raises NoSpace, IoFailed or StoreLocked."""
+        if self._row_removed:
+            return
+        with self._ledger.transaction() as connection:
+            connection.execute("DELETE FROM leases WHERE id = ?", (self.id,))
+        self._row_removed = True
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT_S):
@@ -112,17 +121,18 @@ def reading(layout: Layout, ledger: Ledger, purpose: str, root: bytes, domain: s
 def lease_rows(ledger: Ledger) -> list[LeaseRow]:
     """Return every lease there is."""
     rows = ledger.query("SELECT id, purpose, root, domain, epoch, beats FROM leases ORDER BY id")
-    return [
-        LeaseRow(
-            id=str(id),
-            purpose=str(purpose),
-            root=None if root is None else bytes.fromhex(str(root)),
-            domain=None if domain is None else str(domain),
-            epoch=int(str(epoch)),
-            beats=int(str(beats)),
-        )
-        for id, purpose, root, domain, epoch, beats in rows
-    ]
+    with ledger.parsing():
+        return [
+            LeaseRow(
+                id=str(id),
+                purpose=str(purpose),
+                root=None if root is None else bytes.fromhex(str(root)),
+                domain=None if domain is None else str(domain),
+                epoch=int(str(epoch)),
+                beats=int(str(beats)),
+            )
+            for id, purpose, root, domain, epoch, beats in rows
+        ]
 
 
 def drop_dead_leases(layout: Layout, ledger: Ledger) -> int:

@@ -13,38 +13,40 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
-from dataplane.errors import AlreadyExists, IoFailed, NoSpace, NotFound, StoreLocked
+from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
+from dataplane.store.format import ID_SIZE
 from dataplane.store.ledger_schema import SCHEMA_VERSION, create_tables, read_version, take_steps
+from dataplane.store.pins import (
+    PIN_COLUMNS,
+    REMOVED_COLUMNS,
+    Pin,
+    checked_pin,
+    insert_row,
+    pin_values,
+    unchecked_pin,
+)
 from dataplane.store.sql import IntegrityBroken, LedgerDatabase, SqlConnection
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
-    """A name that keeps a root alive, with what is known of the image. Sizes in bytes, time in microseconds (UTC)."""
-
-    name: str
-    root: bytes
-    domain: str
-    format: str
-    virtual_size: int
-    data_size: int
-    storage_size: int
-    allocated_size: int
-    chunks: int
-    distinct_chunks: int
-    created_at: int
-
-
-PIN_COLUMNS = tuple(field.name for field in fields(Pin))
+COLUMNS = {
+    "ledger_meta": ("name", "value"),
+    "packs": ("name", "size", "created_at", "verified_at", "condemned_epoch", "condemned_at"),
+    "runs": ("name", "entries", "created_at"),
+    "pins": (*PIN_COLUMNS, "row_sum"),
+    "removed_pins": (*REMOVED_COLUMNS, "row_sum"),
+    "counted_roots": ("root", "domain", "number", "unique_size", "unique_chunks"),
+    "count_files": ("name", "entries", "created_at"),
+    "leases": ("id", "purpose", "root", "domain", "epoch", "beats", "created_at"),
+}
+"""What every statement relies on: the schema is text in the database, and a bit of it may flip like any other."""
 
 
 class Ledger:
     """An open ledger. Safe for use by several threads of one process, and by several processes at once."""
 
-    def __init__(self, database: LedgerDatabase) -> None:
+    def __init__(self, database: LedgerDatabase, store_id: str) -> None:
+        self._store_id = store_id
         self.name = database.name
         self.schema_version = SCHEMA_VERSION
         self._database = database
@@ -53,7 +55,7 @@ class Ledger:
     @classmethod
     def create(cls, database: LedgerDatabase, store_id: str) -> Ledger:
         """Create the tables of a new store."""
-        ledger = cls(database)
+        ledger = cls(database, store_id)
         with ledger._transaction(database.begin_new) as connection:
             create_tables(connection, store_id)
         return ledger
@@ -65,19 +67,39 @@ class Ledger:
         A ledger of an earlier version that cannot be written now is read as it is; `schema_version` tells. Raises
         StoreIncompatible, Corrupt or IoFailed.
         """
-        ledger = cls(database)
-        with ledger.naming():
-            ledger.schema_version = read_version(database.connection, ledger.name, store_id)
+        ledger = cls(database, store_id)
+        try:
+            with ledger.naming():
+                ledger.schema_version = read_version(database.connection, ledger.name, store_id)
+        except BaseException:
+            database.close()
+            raise
         if ledger.schema_version < SCHEMA_VERSION and may_write and database.can_write:
-            ledger._bring_up_to_date(store_id)
+            ledger._bring_up_to_date()
         return ledger
 
-    def _bring_up_to_date(self, store_id: str) -> None:
+    def _bring_up_to_date(self) -> None:
         with contextlib.suppress(IoFailed, NoSpace, StoreLocked):  # a full disk is no reason not to read
-            with self.transaction() as connection:
-                version = read_version(connection, self.name, store_id)  # another process may have been here
-                take_steps(connection, version)
-            self.schema_version = SCHEMA_VERSION
+            self._take_missing_steps()
+
+    def _take_missing_steps(self) -> None:
+        with self._transaction(self._database.begin) as connection:
+            version = read_version(connection, self.name, self._store_id)  # another process may have been here
+            take_steps(connection, version)
+        self.schema_version = SCHEMA_VERSION
+
+    def check(self) -> None:
+        """Read all of the database and raise Corrupt unless its pages, indexes and the rows of images are in order.
+
+        A row that got lost is missed by its index; what is wrong inside a row is told by the row's own checksum.
+        """
+        with self._lock, self.naming():
+            self._database.check()
+        if self.schema_version == SCHEMA_VERSION:
+            for table, columns in COLUMNS.items():
+                self.query(f"SELECT {', '.join(columns)} FROM {table} LIMIT 0")  # noqa: S608
+        self.pins()
+        self.removed_pins()
 
     def close(self) -> None:
         """Close the connection."""
@@ -88,12 +110,22 @@ class Ledger:
         return self._database.naming()
 
     @contextmanager
+    def parsing(self) -> Iterator[None]:
+        """Turn values that cannot be what they should into Corrupt, naming the ledger."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise Corrupt(f"{self.name} is damaged ({error}): restore it from a backup") from error
+
+    @contextmanager
     def transaction(self, lent: Any = None) -> Iterator[SqlConnection]:
         """Run statements as one transaction; inside the caller's when its driver's connection is `lent`."""
         if lent is not None:
             with self.naming():
                 yield self._database.lent(lent)
             return
+        if self.schema_version < SCHEMA_VERSION:  # opened when that could not be written
+            self._take_missing_steps()
         with self._transaction(self._database.begin) as connection:
             yield connection
 
@@ -115,17 +147,21 @@ class Ledger:
     # ------------------------------------------------------------------------------------------ what is live
     def packs(self) -> dict[bytes, int]:
         """Return the size in bytes of every live pack, by name."""
-        return {bytes.fromhex(str(name)): int(str(size)) for name, size in self.query("SELECT name, size FROM packs")}
+        rows = self.query("SELECT name, size FROM packs")
+        with self.parsing():
+            return {object_name(name): int(str(size)) for name, size in rows}
 
     def condemned_packs(self) -> dict[bytes, tuple[int, int]]:
         """Return (epoch, time in microseconds) of the condemnation of every pack that is condemned, by name."""
         rows = self.query("SELECT name, condemned_epoch, condemned_at FROM packs WHERE condemned_epoch IS NOT NULL")
-        return {bytes.fromhex(str(name)): (int(str(epoch)), int(str(at))) for name, epoch, at in rows}
+        with self.parsing():
+            return {object_name(name): (int(str(epoch)), int(str(at))) for name, epoch, at in rows}
 
     def packs_to_verify(self) -> list[bytes]:
         """Return the names of the live packs, those first that were never verified, then the longest ago."""
         rows = self.query("SELECT name FROM packs ORDER BY COALESCE(verified_at, 0), name")
-        return [bytes.fromhex(str(name)) for (name,) in rows]
+        with self.parsing():
+            return [object_name(name) for (name,) in rows]
 
     def mark_verified(self, packs: Iterable[bytes]) -> None:
         """Note that every chunk of these packs was read again just now."""
@@ -138,18 +174,33 @@ class Ledger:
     def runs(self) -> list[bytes]:
         """Return the names of the live runs, the largest first: most look-ups end there."""
         rows = self.query("SELECT name FROM runs ORDER BY entries DESC, name")
-        return [bytes.fromhex(str(name)) for (name,) in rows]
+        with self.parsing():
+            return [object_name(name) for (name,) in rows]
 
     def pins(self) -> list[Pin]:
         """Return every pin, by name."""
-        return [make_pin(row) for row in self.query(f"SELECT {', '.join(PIN_COLUMNS)} FROM pins ORDER BY name")]  # noqa: S608
+        return self._pins("pins", PIN_COLUMNS, "ORDER BY name")
 
     def pin(self, name: str) -> Pin:
         """Return one pin; raises NotFound."""
-        rows = self.query(f"SELECT {', '.join(PIN_COLUMNS)} FROM pins WHERE name = ?", (name,))  # noqa: S608
-        if not rows:
+        found = self._pins("pins", PIN_COLUMNS, "WHERE name = ?", name)
+        if not found:
             raise NotFound(f"the store has no image named {name!r}")
-        return make_pin(rows[0])
+        return found[0]
+
+    def _pins(self, table: str, columns: Sequence[str], rest: str, *values: object) -> list[Pin]:
+        return [pin for pin, _ in self._pin_rows(table, columns, rest, *values)]
+
+    def _pin_rows(
+        self, table: str, columns: Sequence[str], rest: str, *values: object
+    ) -> list[tuple[Pin, Sequence[object]]]:
+        """Return (pin, row) of chosen rows of a table of pins, each checked."""
+        if self.schema_version < SCHEMA_VERSION:
+            rows = self.query(f"SELECT {', '.join(columns)} FROM {table} {rest}", values)  # noqa: S608
+            with self.parsing():
+                return [(unchecked_pin(row), row) for row in rows]
+        rows = self.query(f"SELECT {', '.join(columns)}, row_sum FROM {table} {rest}", values)  # noqa: S608
+        return [(checked_pin(row, self.name), row) for row in rows]
 
     def has_pin(self, name: str) -> bool:
         """Return whether a name is taken."""
@@ -189,8 +240,12 @@ class Ledger:
         """Condemn packs at a new epoch: work that begins from now on does not see them."""
         now = time.time_ns() // 1000
         with self.transaction(connection) as transaction:
+            # Above every epoch that anybody noted: a damaged counter must not make older work look newer.
             transaction.execute(
-                "UPDATE ledger_meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) WHERE name = 'epoch'"
+                "UPDATE ledger_meta SET value = CAST(1 + (SELECT MAX(epoch) FROM ("
+                "SELECT CAST(value AS BIGINT) AS epoch FROM ledger_meta WHERE name = 'epoch'"
+                " UNION SELECT epoch FROM leases UNION SELECT condemned_epoch FROM packs) AS known) AS TEXT)"
+                " WHERE name = 'epoch'"
             )
             transaction.executemany(
                 "UPDATE packs SET condemned_at = ?, condemned_epoch ="
@@ -213,12 +268,9 @@ class Ledger:
 
     def add_pin(self, connection: SqlConnection, pin: Pin) -> None:
         """Pin a root, inside a transaction; raises AlreadyExists when the name is taken."""
-        values = [getattr(pin, column) for column in PIN_COLUMNS]
-        values[PIN_COLUMNS.index("root")] = pin.root.hex()
-        marks = ", ".join("?" * len(values))
         try:
             with self.naming():
-                connection.execute(f"INSERT INTO pins ({', '.join(PIN_COLUMNS)}) VALUES ({marks})", values)  # noqa: S608
+                insert_row(connection, "pins", PIN_COLUMNS, pin_values(pin))
         except IntegrityBroken as error:
             raise AlreadyExists(f"an image named {pin.name!r} is already in the store: choose another name") from error
 
@@ -239,14 +291,16 @@ class Ledger:
 
     def remove_pin(self, connection: SqlConnection, name: str, *, undeletable: bool) -> None:
         """Remove a pin, inside a transaction; `undeletable` keeps it where undelete finds it. Raises NotFound."""
-        columns = ", ".join(PIN_COLUMNS)
         with self.naming():
             if undeletable:
-                connection.execute(
-                    f"INSERT INTO removed_pins ({columns}, removed_at, removal)"  # noqa: S608
-                    f" SELECT {columns}, ?, ? FROM pins WHERE name = ?",
-                    (time.time_ns() // 1000, secrets.token_hex(8), name),
-                )
+                row = connection.execute(
+                    f"SELECT {', '.join(PIN_COLUMNS)}, row_sum FROM pins WHERE name = ?",  # noqa: S608
+                    (name,),
+                ).fetchone()
+                if row is not None:
+                    values = pin_values(checked_pin(row, self.name))
+                    values += [time.time_ns() // 1000, secrets.token_hex(8)]
+                    insert_row(connection, "removed_pins", REMOVED_COLUMNS, values)
             removed = connection.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
         if not removed:
             raise NotFound(f"the store has no image named {name!r}")
@@ -255,25 +309,27 @@ class Ledger:
         """Pin again what was removed last under a name; raises NotFound, or AlreadyExists when the name is taken."""
         with self.transaction() as connection:
             row = connection.execute(
-                f"SELECT {', '.join(PIN_COLUMNS)}, removal FROM removed_pins WHERE name = ?"  # noqa: S608
+                f"SELECT {', '.join(REMOVED_COLUMNS)}, row_sum FROM removed_pins WHERE name = ?"  # noqa: S608
                 " ORDER BY removed_at DESC, removal LIMIT 1",
                 (name,),
             ).fetchone()
             if row is None:
                 raise NotFound(f"no removed image named {name!r} is kept: gc forgets them after the undelete period")
-            pin = make_pin(row[:-1])
+            pin = checked_pin(row, self.name)
             self.add_pin(connection, pin)
-            connection.execute("DELETE FROM removed_pins WHERE removal = ?", (row[-1],))
+            connection.execute("DELETE FROM removed_pins WHERE removal = ?", (row[REMOVED_COLUMNS.index("removal")],))
         return pin
 
     def removed_pins(self) -> list[tuple[Pin, int]]:
         """Return (pin, when it was removed in microseconds) of what undelete could bring back."""
-        rows = self.query(f"SELECT {', '.join(PIN_COLUMNS)}, removed_at FROM removed_pins ORDER BY removed_at")  # noqa: S608
-        return [(make_pin(row[:-1]), int(str(row[-1]))) for row in rows]
+        rows = self._pin_rows("removed_pins", REMOVED_COLUMNS, "ORDER BY removed_at")
+        at = REMOVED_COLUMNS.index("removed_at")
+        return [(pin, int(str(row[at]))) for pin, row in rows]
 
 
-def make_pin(row: Sequence[object]) -> Pin:
-    """Return the pin of a row in the order of PIN_COLUMNS."""
-    values = dict(zip(PIN_COLUMNS, row, strict=True))
-    values["root"] = bytes.fromhex(str(values["root"]))
-    return Pin(**values)  # type: ignore[arg-type]
+def object_name(text: object) -> bytes:
+    """Return the name of a pack or run from a row; raises ValueError."""
+    name = bytes.fromhex(str(text))
+    if len(name) != ID_SIZE:
+        raise ValueError(f"{text!r} does not name a pack or run")
+    return name

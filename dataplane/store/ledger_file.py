@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreLocked, UsageError
+from dataplane.store.reserve import Reserve
 from dataplane.store.sql import BUSY_TIMEOUT_S, IntegrityBroken, LedgerDatabase, SqlConnection
 
 CANNOT_WRITE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
@@ -23,6 +25,9 @@ class LedgerFile(LedgerDatabase):
         that nobody changes; that fails with IoFailed when a log beside it holds commits that are not in that file.
         """
         self.name = f"ledger {path}"
+        self._wrote = False
+        self._reserve = Reserve(path)
+        self._reserve.release_if_full()
         with self.naming():
             self._connection = self._open(path)
 
@@ -51,11 +56,20 @@ class LedgerFile(LedgerDatabase):
     def begin(self) -> SqlConnection:
         """Begin, taking the write lock at once: reading first and writing later could only fail."""
         self._connection.execute("BEGIN IMMEDIATE")
+        self._wrote = True
         return self._connection
 
     def commit(self) -> None:
-        """Commit, synchronously."""
-        self._connection.execute("COMMIT")
+        """Commit, synchronously; or make sure as far as possible that the transaction never happened."""
+        try:
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self.rollback()
+            # A commit whose fsync failed may lie in the log, whole, and a recovery after a crash would believe it: the
+            # next commit is written over it.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("UPDATE ledger_meta SET value = value WHERE name = 'epoch'")
+            raise
 
     def rollback(self) -> None:
         """Roll back, unless SQLite has done so itself."""
@@ -68,10 +82,16 @@ class LedgerFile(LedgerDatabase):
             raise UsageError(f"{self.name} is not in the database of the connection that was lent")
         return connection
 
+    def check(self) -> None:
+        """Let SQLite check its pages, and its indexes against the rows."""
+        problems = [str(problem) for (problem,) in self._connection.execute("PRAGMA integrity_check(1)").fetchall()]
+        if problems != ["ok"]:
+            raise Corrupt(f"{self.name} is damaged ({problems[0].splitlines()[-1]}): restore it from a backup")
+
     @property
-    def driver_errors(self) -> type[Exception]:
-        """Everything that sqlite3 raises about a database."""
-        return sqlite3.DatabaseError
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        """Everything that sqlite3 raises about a database; its messages may quote bytes that are no text."""
+        return (sqlite3.DatabaseError, UnicodeDecodeError)
 
     def translated(self, error: Exception) -> Exception:
         """Read SQLite's result code."""
@@ -89,8 +109,10 @@ class LedgerFile(LedgerDatabase):
         return IoFailed(f"{self.name} failed: {error}")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; whoever wrote to it sees to the reserve."""
         self._connection.close()
+        if self._wrote:
+            self._reserve.restore()
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -105,7 +127,7 @@ def open_database(address: str, *, uri: bool = False) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous=FULL")
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         connection.close()
         raise
     return connection

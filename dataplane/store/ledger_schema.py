@@ -7,6 +7,7 @@ tables. A step that was part of a release never changes again; the last one may 
 from __future__ import annotations
 
 from dataplane.errors import Corrupt, StoreIncompatible
+from dataplane.store.pins import add_row_sums
 from dataplane.store.sql import SqlConnection
 
 VERSION_1 = (
@@ -38,7 +39,13 @@ COUNTS = (
     "CREATE TABLE count_files (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
 )
 
-VERSION_2 = (*COUNTS,)
+ROW_SUMS = (
+    # Filled by ``add_row_sums``.
+    "ALTER TABLE pins ADD COLUMN row_sum TEXT",
+    "ALTER TABLE removed_pins ADD COLUMN row_sum TEXT",
+)
+
+VERSION_2 = (*COUNTS, *ROW_SUMS)
 
 STEPS = (VERSION_1, VERSION_2)
 """STEPS[i] turns a ledger of version i into one of version i + 1."""
@@ -80,4 +87,5 @@ def take_steps(connection: SqlConnection, version: int) -> None:
     for step in STEPS[version:]:
         for statement in step:
             connection.execute(statement)
+    add_row_sums(connection)
     connection.execute("UPDATE ledger_meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def publish(
             sync_folder(folder)
     except BaseException:
         for target in done:
-            target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what cannot be removed is garbage for collection
+                target.unlink(missing_ok=True)
         raise
     return sizes

@@ -130,6 +130,13 @@ def map_file(path: Path) -> memoryview:
             os.close(fd)
 
 
+def check_run(layout: Layout, name: bytes) -> None:
+    """Read all of a run again; raises Corrupt unless it is what its name says, down to the padding."""
+    path = layout.run(name)
+    if fmt.run_name(map_file(path)) != name:
+        raise Corrupt(f"run {path.name} is damaged: its content has another name")
+
+
 def open_run(data: memoryview, layout: fmt.RunLayout, dead: bytes) -> Run:
     """Return the look-up of a mapped and checked run; `dead` has a flag for each of its packs."""
     return Run(

@@ -84,9 +84,12 @@ class LedgerDatabase(ABC):
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
 
+    def check(self) -> None:
+        """Raise Corrupt unless the database's own structures are in order, as far as it lets itself be asked."""
+
     @property
     @abstractmethod
-    def driver_errors(self) -> type[Exception]:
+    def driver_errors(self) -> type[Exception] | tuple[type[Exception], ...]:
         """The base of what the driver raises."""
 
     @contextmanager

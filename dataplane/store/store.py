@@ -19,9 +19,10 @@ from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder, write_file
 from dataplane.store.lease import Lease, reading
-from dataplane.store.ledger import Ledger, Pin
+from dataplane.store.ledger import Ledger
 from dataplane.store.ledger_place import create_ledger_database, open_ledger_database, read_ledger_url
 from dataplane.store.pack import read_range
+from dataplane.store.pins import Pin
 from dataplane.store.runs import Index, RunVanished
 
 INDEX_TRIES = 8
@@ -93,7 +94,9 @@ class Store:
             text = layout.header.read_text()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreMissing(f"{path} is not a dataplane store: create one with dataplane init {path}") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise Corrupt("store.json is damaged: it is not text; restore it from a backup") from error
+        except OSError as error:
             raise StoreMissing(f"store {path} cannot be opened: {error}") from error
         header = fmt.StoreHeader.from_json(text)
         secret = read_secret(layout, header)

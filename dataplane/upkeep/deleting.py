@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataplane.store.layout import naming
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataplane.store.layout import Layout, naming
 from dataplane.store.lease import Lease
 from dataplane.store.publish import publish
 from dataplane.store.runs import write_run
@@ -34,9 +39,15 @@ def delete_packs(store: Store, lease: Lease, packs: list[bytes]) -> None:
         store.ledger.add_objects(connection, [], [(name, entries) for name, _, entries in new_runs])
     for name in old_runs:
         if name not in {new for new, _, _ in new_runs}:
-            store.layout.run(name).unlink(missing_ok=True)
+            remove_file(store.layout.run(name))
     for pack in packs:
-        store.layout.pack(pack).unlink(missing_ok=True)
+        remove_file(store.layout.pack(pack))
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there; raises IoFailed."""
+    with naming(path, "removing"):
+        path.unlink(missing_ok=True)
 
 
 def remove_orphans(store: Store, lease: Lease) -> int:
@@ -45,14 +56,30 @@ def remove_orphans(store: Store, lease: Lease) -> int:
     Writers move files into place just before the ledger names them. With the lock under which writers begin held, and
     none of them at work, a file without a name is what a crash left.
     """
-    layout = store.layout
+    with nobody_else_at_work(store.layout, lease.path.name) as alone:
+        strays = unnamed_files(store) if alone else []
+        for path in strays:
+            remove_file(path)
+    return len(strays)
+
+
+def find_strays(store: Store) -> list[Path]:
+    """Return what ``remove_orphans`` would remove, if a store that cannot be written lets that be found out."""
+    with contextlib.suppress(OSError), nobody_else_at_work(store.layout) as alone:
+        return unnamed_files(store) if alone else []
+    return []
+
+
+@contextmanager
+def nobody_else_at_work(layout: Layout, own: str = "") -> Iterator[bool]:
+    """Hold the lock under which writers begin; give whether none but that of folder `own` is at work."""
     with held(layout.temporary / LOCK_NAME):
-        others = [path for path in layout.temporary.iterdir() if path.name not in (LOCK_NAME, lease.path.name)]
-        if not all(is_abandoned(path) for path in others):
-            return 0
-        live = {layout.pack(name) for name in store.ledger.packs()} | {layout.run(name) for name in store.ledger.runs()}
-        orphans = [path for path in (*layout.packs.glob("*/*"), *layout.runs.iterdir()) if path not in live]
-        for path in orphans:
-            with naming(path, "removing"):
-                path.unlink(missing_ok=True)
-    return len(orphans)
+        others = [path for path in layout.temporary.iterdir() if path.name not in (LOCK_NAME, own)]
+        yield all(is_abandoned(path) for path in others)
+
+
+def unnamed_files(store: Store) -> list[Path]:
+    """Return the files among packs and runs that the ledger does not name."""
+    layout = store.layout
+    live = {layout.pack(name) for name in store.ledger.packs()} | {layout.run(name) for name in store.ledger.runs()}
+    return [path for path in (*layout.packs.glob("*/*"), *layout.runs.iterdir()) if path not in live]

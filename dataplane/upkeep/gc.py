@@ -8,6 +8,7 @@ period; safety does not rest on them.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dataplane.errors import Corrupt, StoreLocked
+from dataplane.errors import Corrupt, NoSpace, StoreLocked
+from dataplane.store.layout import naming
 from dataplane.store.lease import Lease, LeaseRow, drop_dead_leases, give_up, lease_rows
 from dataplane.store.store import Store
+from dataplane.store.workspace import open_lock
 from dataplane.upkeep.deleting import delete_packs, remove_orphans
 from dataplane.upkeep.marking import PackUse, mark, use_of
 from dataplane.upkeep.rewriting import rewrite
@@ -64,11 +67,12 @@ def collect(
     """Collect garbage beside whatever else is going on; return what was done.
 
     First what was condemned `grace_s` or longer ago gets its second look, then the rest its first. With a grace of 0
-    both happen in one call. Images removed `undelete_s` or longer ago are forgotten. Raises Corrupt when a manifest
-    cannot be read (nothing is deleted), StoreLocked when another collection runs, NoSpace or IoFailed.
+    both happen in one call. Images removed `undelete_s` or longer ago are forgotten. Raises Corrupt when the ledger or
+    a manifest cannot be read (nothing is deleted), StoreLocked when another collection runs, NoSpace or IoFailed.
     """
     started = time.monotonic()
     report = GcReport(dry_run=dry_run)
+    store.ledger.check()  # an image whose row got lost must not be taken for one that nobody wants
     with only_collector(store):
         if dry_run:
             foresee(store, report, undelete_s)
@@ -81,8 +85,10 @@ def collect(
 
 @contextmanager
 def only_collector(store: Store) -> Iterator[None]:
-    """Keep other collections out; raises StoreLocked when one is at work."""
-    lock = os.open(store.layout.root / "gc.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Keep other collections out; raises StoreLocked when one is at work, NoSpace or IoFailed."""
+    path = store.layout.root / "gc.lock"
+    with naming(path, "creating"):
+        lock = open_lock(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -177,8 +183,10 @@ class Collection:
         uses = self._uses(fresh, lambda pack: use_of(store, index, alive, pack))
         unused = [use.pack for use in uses if not use.alive_size]
         sparse = [use for use in uses if 0 < use.alive_size < REWRITE_SHARE * use.size]
-        rewritten = rewrite(store, self._lease, sparse)
         store.ledger.condemn(unused)
+        rewritten = []
+        with contextlib.suppress(NoSpace):  # on a full disk what nobody uses goes first, and makes room for the rest
+            rewritten = rewrite(store, self._lease, sparse)
         report.condemned_packs += len(unused) + len(rewritten)
         report.condemned_size += sum(sizes[pack] for pack in (*unused, *rewritten))
         report.rewritten_packs += len(rewritten)

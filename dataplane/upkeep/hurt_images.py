@@ -9,8 +9,8 @@ from dataplane.engine.scan import ChunkState
 from dataplane.errors import Corrupt
 from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt
-from dataplane.store.ledger import Pin
 from dataplane.store.manifest import data_states
+from dataplane.store.pins import Pin
 from dataplane.store.runs import Index
 from dataplane.store.store import Store
 

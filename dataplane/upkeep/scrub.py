@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dataplane.engine.codec import Codec, Decoder
 from dataplane.engine.scan import DIGEST_SIZE, blake3
@@ -19,8 +21,9 @@ from dataplane.ingest.feed import Claim, Feed
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.pack import read_domain_tag, read_range
-from dataplane.store.runs import Index
+from dataplane.store.runs import Index, RunVanished, check_run
 from dataplane.store.store import Store
+from dataplane.upkeep.deleting import find_strays
 from dataplane.upkeep.marking import add_image
 from dataplane.upkeep.pack_contents import PackContents, PackPiece, Selection, StoredObject
 
@@ -30,7 +33,10 @@ PROBES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One thing that is hurt: a chunk, or (with an empty `id`) a pack's own table or header. Offsets in bytes."""
+    """One thing that is hurt: a chunk, or (with an empty `id`) a pack as such: its header, its table or its size.
+
+    Offsets and lengths in bytes.
+    """
 
     pack: bytes
     id: bytes
@@ -54,6 +60,11 @@ class ScrubReport:
     """Whether every chosen chunk was read, rather than time running out."""
     seconds: float = 0.0
     damage: list[Damage] = field(default_factory=list)
+    run_damage: list[str] = field(default_factory=list)
+    """What is wrong with runs that a look-up could still be made in. A repair makes runs from the packs' tables."""
+    strays: list[Path] = field(default_factory=list)
+    """Files that the ledger does not name, seen while no other work was going on: a crash left them, or the ledger is
+    older than they are. Only a scrub of the whole store looks for them."""
 
 
 def scrub(
@@ -70,12 +81,13 @@ def scrub(
 
     `share` from 0 (exclusive) to 1 reads a random sample of chunks. With `seconds_max` no pack is begun later than
     that; the packs that were checked longest ago come first, so that one scrub goes on where the last one stopped.
-    Raises NotFound for an unknown image, UsageError for a share out of range, Cancelled, Corrupt when the index cannot
-    be read.
+    Raises NotFound for an unknown image, UsageError for a share out of range, Cancelled, Corrupt when the ledger or the
+    index cannot be read.
     """
     if not 0 < share <= 1:
         raise UsageError(f"a sample of {share:.2%} is not more than 0 % and at most 100 %")
     started = time.monotonic()
+    store.ledger.check()
     index = store.index()
     wanted = None
     if name is not None:
@@ -85,6 +97,9 @@ def scrub(
     selection = Selection(wanted=wanted, share=share, seed=secrets.randbits(64))
     work = Scrub(store, index, selection, progress or Progress(), cancelled)
     work.run(thread_count(threads), None if seconds_max is None else started + seconds_max)
+    if name is None:
+        work.report.run_damage = damaged_runs(store)
+        work.report.strays = find_strays(store)
     work.report.seconds = time.monotonic() - started
     return work.report
 
@@ -112,6 +127,7 @@ class Scrub:
     def run(self, threads: int, deadline: float | None) -> None:
         """Scrub domain by domain, since each has its own key."""
         packs = self._store.ledger.packs_to_verify()
+        self._check_sizes()
         self.report.packs_total = len(packs)
         groups: dict[bytes | None, list[bytes]] = {}
         for pack in packs:
@@ -124,6 +140,16 @@ class Scrub:
         self.report.packs = begun - self.report.unkeyed_packs
         self.report.complete = begun == len(packs)
         self._progress.stage = "done"
+
+    def _check_sizes(self) -> None:
+        """Compare the sizes of packs with what the ledger says; one that is missing is found when it is read."""
+        ledger = self._store.ledger
+        for pack, size in ledger.packs().items():
+            with contextlib.suppress(FileNotFoundError):
+                found = self._store.layout.pack(pack).stat().st_size
+                if found != size:
+                    problem = f"has {found} bytes, and {ledger.name} says {size}"
+                    self._hurt(Damage(pack=pack, id=b"", offset=0, length=0, problem=problem))
 
     def _key_of(self, pack: bytes) -> bytes | None:
         """Return the key of the domain whose chunks `pack` holds, None for a domain that no image is in."""
@@ -201,6 +227,21 @@ class Scrub:
     def _hurt(self, damage: Damage) -> None:
         with self._lock:
             self.report.damage.append(damage)
+
+
+def damaged_runs(store: Store) -> list[str]:
+    """Read every run again and return what is wrong with them."""
+    problems = []
+    for run in store.ledger.runs():
+        try:
+            check_run(store.layout, run)
+        except RunVanished:
+            # A collection replaces runs; one that the ledger still names is lost.
+            if run in store.ledger.runs():
+                problems.append(f"run {run.hex()}.run is missing from the store")
+        except DataplaneError as error:
+            problems.append(str(error))
+    return problems
 
 
 def problem_of(store: Store, thing: StoredObject, key: bytes) -> str | None:
