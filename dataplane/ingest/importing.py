@@ -27,6 +27,7 @@ from dataplane.store.pack import PackSet
 from dataplane.store.publish import publish
 from dataplane.store.runs import Index, write_runs
 from dataplane.store.store import Store
+from dataplane.store.tidying import tidy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,8 @@ class PreparedImport:
                 if name not in live_packs:
                     layout.pack(name).unlink(missing_ok=True)
         self._lease.close()
+        if error is None:
+            tidy(self._store)
 
 
 def prepare_import(

@@ -24,7 +24,12 @@ class Layout:
         self.ledger_url = root / "ledger.url"
         self.packs = root / "packs"
         self.runs = root / "runs"
+        self.counts = root / "counts"
         self.temporary = root / "tmp"
+        self.quarantine = root / "quarantine"
+        self.collector_lock = root / "gc.lock"
+        self.index_lock = root / "index.lock"
+        self.counts_lock = root / "counts.lock"
 
     def pack(self, name: bytes) -> Path:
         """Return the path of a pack; 256 folders keep each of them short."""
@@ -34,6 +39,10 @@ class Layout:
     def run(self, name: bytes) -> Path:
         """Return the path of a run."""
         return self.runs / f"{name.hex()}.run"
+
+    def count_file(self, name: bytes) -> Path:
+        """Return the path of a count file."""
+        return self.counts / f"{name.hex()}.counts"
 
 
 @contextmanager

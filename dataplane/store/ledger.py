@@ -140,6 +140,12 @@ class Ledger:
         rows = self.query("SELECT name FROM runs ORDER BY entries DESC, name")
         return [bytes.fromhex(str(name)) for (name,) in rows]
 
+    def run_sizes(self) -> dict[bytes, int]:
+        """Return the entries of every live run, by name."""
+        return {
+            bytes.fromhex(str(name)): int(str(count)) for name, count in self.query("SELECT name, entries FROM runs")
+        }
+
     def pins(self) -> list[Pin]:
         """Return every pin, by name."""
         return [make_pin(row) for row in self.query(f"SELECT {', '.join(PIN_COLUMNS)} FROM pins ORDER BY name")]  # noqa: S608

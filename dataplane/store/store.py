@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -167,18 +168,21 @@ class Store:
 
         Condemned packs come last; `for_writing` leaves them out: new images must not come to rely on them.
         """
-        for tries_left in reversed(range(INDEX_TRIES)):
-            condemned = self.ledger.condemned_packs()
-            try:
-                return Index(self.layout, self.ledger.runs(), dead=condemned.keys(), fall_back=not for_writing)
-            except RunVanished:
-                if not tries_left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return self._open_index(
+            lambda: Index(
+                self.layout, self.ledger.runs(), self.ledger.condemned_packs().keys(), fall_back=not for_writing
+            )
+        )
 
     def index_without(self, packs: Collection[bytes]) -> Index:
-        """Return the look-up of what is stored outside `packs`. Raises Corrupt."""
-        return Index(self.layout, self.ledger.runs(), dead=packs)
+        """Return the look-up of what is stored outside `packs`, condemned or not. Raises Corrupt."""
+        return self._open_index(lambda: Index(self.layout, self.ledger.runs(), packs))
+
+    def _open_index(self, open_once: Callable[[], Index]) -> Index:
+        for _ in range(INDEX_TRIES - 1):
+            with contextlib.suppress(RunVanished):
+                return open_once()
+        return open_once()
 
     def read_chunk(self, index: Index, id: bytes, key: bytes, what: str) -> bytes:
         """Return the plain bytes of one stored object, decoded and verified; raises Corrupt naming `what`."""

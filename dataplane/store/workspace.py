@@ -86,6 +86,22 @@ def held(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
+@contextmanager
+def trying_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path` and give True; without `wait`, give False when another process holds it."""
+    with naming(path, "locking"):
+        lock = open_lock(path)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(lock)
+
+
 def remove_abandoned(layout: Layout) -> None:
     """Remove the folders of writers that are gone; the lock of the parent folder is held."""
     for folder in sorted(layout.temporary.iterdir()):
