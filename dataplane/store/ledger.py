@@ -161,6 +161,12 @@ class Ledger:
         """Return whether a name is taken."""
         return bool(self.query("SELECT 1 FROM pins WHERE name = ?", (name,)))
 
+    def lost_chunks(self) -> set[bytes]:
+        """Return the ids of what the last repair found missing, with no copy to be had."""
+        if self.schema_version < 2:
+            return set()
+        return {bytes.fromhex(str(id)) for (id,) in self.query("SELECT id FROM lost_chunks")}
+
     def domains(self) -> list[str]:
         """Return the dedup domains that images, removed images and leases are in."""
         rows = self.query(
@@ -227,6 +233,16 @@ class Ledger:
                 connection.execute(f"INSERT INTO pins ({', '.join(PIN_COLUMNS)}) VALUES ({marks})", values)  # noqa: S608
         except IntegrityBroken as error:
             raise AlreadyExists(f"an image named {pin.name!r} is already in the store: choose another name") from error
+
+    def add_removed_pin(self, connection: SqlConnection, pin: Pin, removed_at: int) -> None:
+        """Note an image as removed at a time (microseconds), where undelete finds it; inside a transaction."""
+        values = [pin.root.hex() if column == "root" else getattr(pin, column) for column in PIN_COLUMNS]
+        marks = ", ".join("?" * (len(values) + 2))
+        with self.naming():
+            connection.execute(
+                f"INSERT INTO removed_pins ({', '.join(PIN_COLUMNS)}, removed_at, removal) VALUES ({marks})",  # noqa: S608
+                [*values, removed_at, secrets.token_hex(8)],
+            )
 
     def remove_pin(self, connection: SqlConnection, name: str, *, undeletable: bool) -> None:
         """Remove a pin, inside a transaction; `undeletable` keeps it where undelete finds it. Raises NotFound."""

@@ -38,7 +38,12 @@ COUNTS = (
     "CREATE TABLE count_files (name TEXT PRIMARY KEY, entries BIGINT NOT NULL, created_at BIGINT NOT NULL)",
 )
 
-VERSION_2 = (*COUNTS,)
+LOST = (
+    # What a repair did not find again: the collector knows that these are in no run, and goes on.
+    "CREATE TABLE lost_chunks (id TEXT PRIMARY KEY)",
+)
+
+VERSION_2 = (*COUNTS, *LOST)
 
 STEPS = (VERSION_1, VERSION_2)
 """STEPS[i] turns a ledger of version i into one of version i + 1."""

@@ -126,17 +126,19 @@ def replace_runs(
     old: Collection[bytes],
     new: list[tuple[bytes, Path, int]],
     *,
+    packs: list[tuple[bytes, Path]] | None = None,
     without: Collection[bytes] = (),
 ) -> None:
-    """Let runs `new` (name, path, entries) take the place of `old` and packs `without` be live no longer, at once.
+    """Let runs `new` (name, path, entries) take the place of `old`, and `packs` (name, path) that of packs `without`.
 
-    Then the files of the old runs go; whoever has them open keeps what it has.
+    All files are durable in the lease's folder. One transaction does it, and then the files of the old runs go; whoever
+    has them open keeps what it has.
     """
-    publish(store, [], new)
+    sizes = publish(store, packs or [], new)
     with store.ledger.transaction() as connection:
         lease.check(connection)
         store.ledger.remove_objects(connection, without, old)
-        store.ledger.add_objects(connection, [], [(name, entries) for name, _, entries in new])
+        store.ledger.add_objects(connection, sizes, [(name, entries) for name, _, entries in new])
     kept = {name for name, _, _ in new}
     for name in old:
         if name not in kept:

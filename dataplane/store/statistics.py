@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
@@ -145,8 +146,13 @@ def roots(pins: list[Pin]) -> set[tuple[bytes, str]]:
     return {(pin.root, pin.domain) for pin in pins}
 
 
-def add_chunks(store: Store, index: Index, root: bytes, domain: str, table: DigestTable) -> int:
-    """Add an image's data chunks to `table`; return the stored bytes of those that were not in it."""
+def add_chunks(
+    store: Store, index: Index, root: bytes, domain: str, table: DigestTable, lost: Collection[bytes] = ()
+) -> int:
+    """Add an image's data chunks to `table`; return the stored bytes of those that were not in it.
+
+    Raises Corrupt when the manifest cannot be read, or a chunk that is not in `lost` is in no run.
+    """
     stored_bytes = 0
     for _, page in store.read_pages(index, store.read_root(index, root, domain)):
         states = data_states(page)
@@ -155,7 +161,8 @@ def add_chunks(store: Store, index: Index, root: bytes, domain: str, table: Dige
             found, size = index.mark_stored(memoryview(page), memoryview(states))
             stored_bytes += size
             if found != fresh:
-                lost = states.index(ChunkState.NEW)
-                chunk = page[lost * DIGEST_SIZE : (lost + 1) * DIGEST_SIZE]
-                index.require(chunk)
+                for place, state in enumerate(states):
+                    chunk = page[place * DIGEST_SIZE : (place + 1) * DIGEST_SIZE]
+                    if state == ChunkState.NEW and chunk not in lost:
+                        index.require(chunk)
     return stored_bytes

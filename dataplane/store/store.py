@@ -89,15 +89,7 @@ class Store:
         Raises StoreMissing, StoreIncompatible (another version, or a secret that is lost, not its own, or readable by
         others) or Corrupt.
         """
-        layout = Layout(Path(path))
-        try:
-            text = layout.header.read_text()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreMissing(f"{path} is not a dataplane store: create one with dataplane init {path}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreMissing(f"store {path} cannot be opened: {error}") from error
-        header = fmt.StoreHeader.from_json(text)
-        secret = read_secret(layout, header)
+        layout, header, secret = read_identity(Path(path))
         ledger = Ledger.open(open_ledger_database(layout), header.store_id, may_write=may_write)
         return cls(layout, header, secret, ledger)
 
@@ -222,6 +214,22 @@ def building_folder(target: Path) -> Iterator[Path]:
         yield folder
         folder.rename(target)
     sync_folder(target.parent)
+
+
+def read_identity(path: Path) -> tuple[Layout, fmt.StoreHeader, bytes]:
+    """Return the layout, header and secret of the store at `path`.
+
+    Raises StoreMissing, StoreIncompatible or Corrupt.
+    """
+    layout = Layout(path)
+    try:
+        text = layout.header.read_text()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreMissing(f"{path} is not a dataplane store: create one with dataplane init {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreMissing(f"store {path} cannot be opened: {error}") from error
+    header = fmt.StoreHeader.from_json(text)
+    return layout, header, read_secret(layout, header)
 
 
 def read_secret(layout: Layout, header: fmt.StoreHeader) -> bytes:
