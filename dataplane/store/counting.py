@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from dataplane.store.lease import Lease
 from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, merged_pieces, pick_group
 from dataplane.store.run_file import write_entries
 from dataplane.store.runs import Index, map_file, open_run
+from dataplane.store.sql import SqlConnection
 from dataplane.store.store import Store
 from dataplane.store.workspace import trying_lock
 
@@ -118,9 +118,9 @@ def make_counted(row: tuple[object, ...]) -> CountedRoot:
     )
 
 
-def forget_counts(store: Store, connection: sqlite3.Connection | None = None) -> None:
+def forget_counts(store: Store) -> None:
     """Begin anew: nothing is counted. The files that go astray are removed by the next one who counts."""
-    with store.ledger.transaction(connection) as transaction:
+    with store.ledger.transaction() as transaction:
         transaction.execute("DELETE FROM counted_roots")
         transaction.execute("DELETE FROM count_files")
         transaction.execute("DELETE FROM ledger_meta WHERE name IN ('counted_chunks', 'counted_size')")
@@ -264,7 +264,7 @@ def pieces_of(spool: BinaryIO) -> Iterator[bytes]:
 
 
 def note_difference(
-    connection: sqlite3.Connection, root: bytes, domain: str, number: int, difference: Difference, *, leaving: bool
+    connection: SqlConnection, root: bytes, domain: str, number: int, difference: Difference, *, leaving: bool
 ) -> None:
     """Note in the ledger that a root is counted, or no longer, and what that changes for others."""
     sign = 1 if leaving else -1
@@ -280,13 +280,16 @@ def note_difference(
             (root.hex(), domain, number, difference.used_size, difference.used_chunks),
         )
     for name, change in (("counted_size", difference.used_size), ("counted_chunks", difference.used_chunks)):
-        connection.execute("INSERT OR IGNORE INTO ledger_meta (name, value) VALUES (?, '0')", (name,))
         connection.execute(
-            "UPDATE ledger_meta SET value = CAST(value AS BIGINT) + ? WHERE name = ?", (-sign * change, name)
+            "INSERT INTO ledger_meta (name, value) VALUES (?, '0') ON CONFLICT (name) DO NOTHING", (name,)
+        )
+        connection.execute(
+            "UPDATE ledger_meta SET value = CAST(CAST(value AS BIGINT) + ? AS TEXT) WHERE name = ?",
+            (-sign * change, name),
         )
 
 
-def note_files(connection: sqlite3.Connection, new: list[tuple[bytes, int]], old: list[bytes]) -> None:
+def note_files(connection: SqlConnection, new: list[tuple[bytes, int]], old: list[bytes]) -> None:
     """Let count files `new` (name, entries) be live, and `old` no longer."""
     connection.executemany("DELETE FROM count_files WHERE name = ?", [(name.hex(),) for name in old])
     connection.executemany(

@@ -23,6 +23,8 @@ from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder
 from dataplane.store.ledger import PIN_COLUMNS, Ledger, Pin, make_pin
+from dataplane.store.ledger_file import LedgerFile
+from dataplane.store.ledger_place import open_ledger_database, read_ledger_url
 from dataplane.store.merging import write_merged
 from dataplane.store.pack import read_range, read_table
 from dataplane.store.publish import publish
@@ -52,11 +54,15 @@ class Rebuilt:
 def what_is_wrong_with(path: Path) -> str | None:
     """Return why the ledger of the store at `path` has to be rebuilt, None when it is sound.
 
-    Raises StoreMissing or StoreIncompatible when there is no store, or another program's or another store's ledger.
+    One in PostgreSQL is its server's to keep whole: Corrupt is raised when it is not. Raises StoreMissing or
+    StoreIncompatible when there is no store, or another program's or another store's ledger.
     """
     layout, header, _ = read_identity(path)
+    if read_ledger_url(layout) is not None:
+        Ledger.open(open_ledger_database(layout), header.store_id, may_write=False).close()
+        return None
     try:
-        ledger = Ledger.open(layout.ledger, header.store_id, may_write=False)
+        ledger = Ledger.open(open_ledger_database(layout), header.store_id, may_write=False)
         try:
             ((verdict,),) = ledger.query("PRAGMA integrity_check(1)")
             for table in ("packs", "runs", "pins", "removed_pins", "leases"):
@@ -81,7 +87,7 @@ def rebuild_ledger(path: Path) -> Rebuilt:
             raise StoreLocked(f"the ledger of {path} has to be rebuilt while others are at work there: stop them first")
         pins, removed = remembered(layout, workspace.path)
         made = workspace.path / "ledger.sqlite3"
-        with Store(layout, header, secret, Ledger.create(made, header.store_id)) as store:
+        with Store(layout, header, secret, Ledger.create(LedgerFile(made), header.store_id)) as store:
             index = add_objects(store, workspace.path)
             add_images(store, index, pins, removed, rebuilt)
         put_in_place(layout, made, rebuilt)
