@@ -10,7 +10,7 @@ program that does not count, only leaves work. Everything here is derived: when 
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from dataplane.engine.runs import Run, RunCorrupt
 from dataplane.errors import Corrupt, DataplaneError
 from dataplane.limits import MIB, PAGE_CHUNKS
 from dataplane.store import format as fmt
+from dataplane.store.counted_roots import pending
 from dataplane.store.layout import sync_folder
 from dataplane.store.lease import Lease
 from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, merged_pieces, pick_group
@@ -36,17 +37,6 @@ IDS_MAX = MIB
 
 STEP_IDS = 4096
 """Ids that are looked up between two chances for other threads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountedRoot:
-    """A root and what no other pinned root uses of it: `unique_size` in stored bytes."""
-
-    root: bytes
-    domain: str
-    number: int
-    unique_size: int
-    unique_chunks: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,30 +82,6 @@ def update_counts(store: Store, *, wait: bool = True, entries_max: int = MERGED_
                 forget_counts(store)
                 Counting(store, lease).run(entries_max)
     return True
-
-
-def pending(store: Store) -> tuple[list[tuple[bytes, str]], list[CountedRoot]]:
-    """Return the roots (with their domains) that are pinned but not counted, and those that are only counted."""
-    joining = store.ledger.query(
-        "SELECT root, domain FROM pins EXCEPT SELECT root, domain FROM counted_roots ORDER BY root, domain"
-    )
-    leaving = store.ledger.query(
-        "SELECT root, domain, number, unique_size, unique_chunks FROM counted_roots JOIN (SELECT root, domain FROM"
-        " counted_roots EXCEPT SELECT root, domain FROM pins) AS gone USING (root, domain) ORDER BY number"
-    )
-    return [(bytes.fromhex(str(root)), str(domain)) for root, domain in joining], [make_counted(row) for row in leaving]
-
-
-def make_counted(row: tuple[object, ...]) -> CountedRoot:
-    """Return the counted root of a row of the ledger."""
-    root, domain, number, size, chunks = row
-    return CountedRoot(
-        root=bytes.fromhex(str(root)),
-        domain=str(domain),
-        number=int(str(number)),
-        unique_size=int(str(size)),
-        unique_chunks=int(str(chunks)),
-    )
 
 
 def forget_counts(store: Store) -> None:
@@ -224,7 +190,7 @@ class Counting:
         if not entries:
             return []
         layout = self._store.layout
-        nonce = secrets.token_bytes(fmt.ID_SIZE)  # a root that goes and comes again has the same entries
+        nonce = os.urandom(fmt.ID_SIZE)  # a root that goes and comes again has the same entries
         name, path, _ = write_entries(
             self._lease.path, [nonce], entries, pieces, magic=fmt.COUNTS_MAGIC, suffix="counts"
         )

@@ -8,7 +8,7 @@ ledger does becomes part of the caller's transaction.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -241,7 +241,7 @@ class Ledger:
         with self.naming():
             connection.execute(
                 f"INSERT INTO removed_pins ({', '.join(PIN_COLUMNS)}, removed_at, removal) VALUES ({marks})",  # noqa: S608
-                [*values, removed_at, secrets.token_hex(8)],
+                [*values, removed_at, os.urandom(8).hex()],
             )
 
     def remove_pin(self, connection: SqlConnection, name: str, *, undeletable: bool) -> None:
@@ -252,7 +252,7 @@ class Ledger:
                 connection.execute(
                     f"INSERT INTO removed_pins ({columns}, removed_at, removal)"  # noqa: S608
                     f" SELECT {columns}, ?, ? FROM pins WHERE name = ?",
-                    (time.time_ns() // 1000, secrets.token_hex(8), name),
+                    (time.time_ns() // 1000, os.urandom(8).hex(), name),
                 )
             removed = connection.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
         if not removed:

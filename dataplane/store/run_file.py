@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def write_entries(
     the pieces hold another number of entries.
     """
     layout = fmt.RunLayout.plan(len(packs), entry_count)
-    path = folder / f"{secrets.token_hex(8)}.partial"
+    path = folder / f"{os.urandom(8).hex()}.partial"
     with naming(path, "writing"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
         try:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from dataplane.engine.scan import DIGEST_SIZE, ChunkState
-from dataplane.engine.table import DigestTable
 from dataplane.errors import IoFailed, NoSpace
-from dataplane.store.counting import pending, update_counts
+from dataplane.store.counted_roots import pending
 from dataplane.store.ledger import Pin
-from dataplane.store.manifest import data_states
-from dataplane.store.runs import Index
 from dataplane.store.store import Store
 
 
@@ -53,14 +48,14 @@ def image_sizes(store: Store, name: str) -> ImageSizes:
     """
     pin = store.pin(name)
     if not counted(store):
-        return recount_image(store, pin)
+        return recounted(store, pin)
     rows = store.ledger.query(
         "SELECT unique_size, (SELECT COUNT(*) FROM pins WHERE pins.root = counted_roots.root"
         " AND pins.domain = counted_roots.domain) FROM counted_roots WHERE root = ? AND domain = ?",
         (pin.root.hex(), pin.domain),
     )
     if not rows:
-        return recount_image(store, pin)
+        return recounted(store, pin)
     unique, pins = (int(str(value)) for value in rows[0])
     unique = unique if pins == 1 else 0
     return ImageSizes(unique_size=unique, shared_size=pin.storage_size - unique)
@@ -72,6 +67,8 @@ def store_sizes(store: Store) -> StoreSizes:
     Takes time only for images that came or went since anybody asked; see ``dataplane.store.counting``.
     """
     if not counted(store):
+        from dataplane.store.recounting import recount_store
+
         return recount_store(store)
     query = store.ledger.query
     meta = {str(name): int(str(value)) for name, value in query(
@@ -114,55 +111,20 @@ def whole(store: Store, *, live_size: int, live_chunks: int, unique_size: int, d
 
 def counted(store: Store) -> bool:
     """Bring the counts up to date; False where the store cannot be written and they are not."""
+    if store.ledger.schema_version < 2:
+        return False
+    if not any(pending(store)):
+        return True
+    from dataplane.store.counting import update_counts  # native code, which a stat without work need not load
+
     try:
         return update_counts(store)
     except (IoFailed, NoSpace):
         return False
 
 
-# ---------------------------------------------------------------------------------------------- from the manifests
-def recount_image(store: Store, pin: Pin) -> ImageSizes:
-    """Return an image's sizes from the manifests of all images. Raises Corrupt."""
-    index = store.index()
-    others = DigestTable(DIGEST_SIZE)
-    for root, domain in roots([other for other in store.pins() if other.name != pin.name]):
-        add_chunks(store, index, root, domain, others)
-    total = add_chunks(store, index, pin.root, pin.domain, DigestTable(DIGEST_SIZE))
-    unique = add_chunks(store, index, pin.root, pin.domain, others)
-    return ImageSizes(unique_size=unique, shared_size=total - unique)
+def recounted(store: Store, pin: Pin) -> ImageSizes:
+    """Return the sizes of an image as all manifests have them. Raises Corrupt."""
+    from dataplane.store.recounting import recount_image
 
-
-def recount_store(store: Store) -> StoreSizes:
-    """Return the sizes of the whole store from the manifests of all images. Raises Corrupt."""
-    index = store.index()
-    table = DigestTable(DIGEST_SIZE)
-    live = sum(add_chunks(store, index, root, domain, table) for root, domain in roots(store.pins()))
-    unique = sum(recount_image(store, pin).unique_size for pin in store.pins())
-    return whole(store, live_size=live, live_chunks=len(table), unique_size=unique, damaged_images=0)
-
-
-def roots(pins: list[Pin]) -> set[tuple[bytes, str]]:
-    """Return the distinct (root, domain) that pins keep."""
-    return {(pin.root, pin.domain) for pin in pins}
-
-
-def add_chunks(
-    store: Store, index: Index, root: bytes, domain: str, table: DigestTable, lost: Collection[bytes] = ()
-) -> int:
-    """Add an image's data chunks to `table`; return the stored bytes of those that were not in it.
-
-    Raises Corrupt when the manifest cannot be read, or a chunk that is not in `lost` is in no run.
-    """
-    stored_bytes = 0
-    for _, page in store.read_pages(index, store.read_root(index, root, domain)):
-        states = data_states(page)
-        fresh = table.claim(page, states)
-        if fresh:
-            found, size = index.mark_stored(memoryview(page), memoryview(states))
-            stored_bytes += size
-            if found != fresh:
-                for place, state in enumerate(states):
-                    chunk = page[place * DIGEST_SIZE : (place + 1) * DIGEST_SIZE]
-                    if state == ChunkState.NEW and chunk not in lost:
-                        index.require(chunk)
-    return stored_bytes
+    return recount_image(store, pin)

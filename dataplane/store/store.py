@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,9 +67,9 @@ class Store:
             layout = Layout(folder)
             for subfolder in (layout.packs, layout.runs, layout.temporary):
                 subfolder.mkdir()
-            secret = secrets.token_bytes(DIGEST_SIZE)
+            secret = os.urandom(DIGEST_SIZE)
             header = fmt.StoreHeader(
-                store_id=secrets.token_hex(16),
+                store_id=os.urandom(16).hex(),
                 chunk_size=chunk_size,
                 codec=str(profile),
                 secret_check=fmt.secret_check(secret),
@@ -207,6 +205,8 @@ class Store:
 @contextmanager
 def building_folder(target: Path) -> Iterator[Path]:
     """Give a new folder beside `target` that takes its place when all went well, and goes otherwise."""
+    import tempfile  # only creating needs it, and start-up counts
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.init-", dir=target.parent) as parent:
         folder = Path(parent) / "store"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ class Workspace:
     """A locked folder for the files of one import. Leaving it removes the folder."""
 
     def __init__(self, layout: Layout) -> None:
-        self.path = layout.temporary / secrets.token_hex(8)
+        self.path = layout.temporary / os.urandom(8).hex()
         self._lock = -1
         with naming(self.path, "creating"), held(layout.temporary / LOCK_NAME):
             remove_abandoned(layout)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.table import DigestTable
 from dataplane.store.lease import lease_rows
+from dataplane.store.recounting import add_chunks
 from dataplane.store.runs import Index
-from dataplane.store.statistics import add_chunks
 from dataplane.store.store import Store
 from dataplane.upkeep.pack_contents import Columns, table_columns
 

@@ -15,7 +15,8 @@ from dataplane.formats.probe import open_source
 from dataplane.ingest.importing import import_image
 from dataplane.store import counting
 from dataplane.store.counting import update_counts
-from dataplane.store.statistics import ImageSizes, StoreSizes, image_sizes, recount_image, recount_store, store_sizes
+from dataplane.store.recounting import recount_image, recount_store
+from dataplane.store.statistics import ImageSizes, StoreSizes, image_sizes, store_sizes
 from dataplane.store.store import Store
 from dataplane.upkeep.gc import collect
 from tests.disks import KIB, disk_bytes, write_sparse

@@ -18,7 +18,8 @@ from dataplane.formats.probe import open_source
 from dataplane.ingest.exporting import export_image
 from dataplane.ingest.importing import import_image
 from dataplane.store import merging
-from dataplane.store.statistics import recount_store, store_sizes
+from dataplane.store.recounting import recount_store
+from dataplane.store.statistics import store_sizes
 from dataplane.store.store import Store
 from dataplane.upkeep.donors import Donor
 from dataplane.upkeep.gc import collect
