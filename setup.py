@@ -45,10 +45,12 @@ HEADERS = {
 KERNELS = {  # native module: libraries it links
     "blockio": [],
     "codec": ["zstd", "deflate"],
+    "counts": [],
     "cpu": ["zstd", "deflate"],
     "packs": [],
     "plan": [],
     "run_builder": [],
+    "run_merge": [],
     "runs": [],
     "scan": [],
     "table": [],

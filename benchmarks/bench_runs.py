@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from array import array
 
 import pytest
 
 from benchmarks.beside import Beside
+from dataplane.engine.counts import count_chunks, sort_distinct
 from dataplane.engine.run_builder import RunBuilder, build_filter
-from dataplane.engine.runs import RunSet
+from dataplane.engine.run_merge import RunMerge
+from dataplane.engine.runs import Run, RunSet
 from dataplane.engine.scan import ChunkState
 from dataplane.store import format as fmt
 from dataplane.store.runs import open_run
@@ -68,3 +71,51 @@ def test_runs_look_up(beside: Beside, runs: RunSet, known: dict[bytes, int], ids
         lambda: look_up(runs, asked), lambda: look_up_dict(known, asked),
         named="a dict", size=len(asked), rounds=5,
     )  # fmt: skip
+
+
+PARTS = 4
+
+
+def opened(ids: bytes) -> Run:
+    """Return a run of ids, opened."""
+    builder = RunBuilder()
+    lengths = array("I", [4096]) * (len(ids) // 32)
+    builder.add(0, 32, ids, lengths, lengths)
+    entries = builder.finish()
+    layout = fmt.RunLayout.plan(1, len(lengths))
+    data = memoryview(fmt.build_run(layout, [bytes(32)], bytes(build_filter(entries, layout.filter_blocks)), entries))
+    return open_run(data, fmt.parse_run(data, "the run")[0], bytes(1))
+
+
+def test_runs_merge(beside: Beside, ids: bytes) -> None:
+    """Four runs into one; the baseline merges their ids alone."""
+    size = len(ids) // PARTS
+    parts = [ids[at : at + size] for at in range(0, len(ids), size)]
+    runs = [opened(part) for part in parts]
+    lists = [sorted(part[at : at + 32] for at in range(0, size, 32)) for part in parts]
+
+    def merge() -> None:
+        merging = RunMerge(runs, [array("I", [number]) for number in range(PARTS)])
+        while merging.take(65_536):
+            pass
+
+    beside(merge, lambda: sum(1 for _ in heapq.merge(*lists)), named="heapq.merge of the ids", size=len(ids), rounds=5)
+
+
+def test_counts_count(beside: Beside, ids: bytes) -> None:
+    """Who uses what, looked up for chunks that the index knows and nobody uses yet; the baseline is a dict of ids."""
+    index = [opened(ids)]
+
+    def count() -> None:
+        ordered = bytearray(ids)
+        view = memoryview(ordered)[: 32 * sort_distinct(ordered)]
+        for at in range(0, len(view), 32 * 4096):
+            count_chunks(view[at : at + 32 * 4096], [], index, 1, False)
+
+    def count_dict() -> None:
+        users: dict[bytes, int] = {}
+        for at in range(0, len(ids), 32):
+            id = ids[at : at + 32]
+            users[id] = users.get(id, 0) + 1
+
+    beside(count, count_dict, named="a dict", size=len(ids), rounds=5)

@@ -72,25 +72,36 @@ cdef class RunBuilder:
 
 
 def build_filter(const uint8_t[::1] entries not None, Py_ssize_t block_count) -> bytearray:
-    """Return the split block Bloom filter of sorted entries: `block_count` blocks of 32 bytes.
+    """Return the split block Bloom filter of sorted entries: `block_count` blocks of 32 bytes; see ``add_to_filter``."""
+    if block_count < 0:
+        raise ValueError(f"a filter has no {block_count} blocks")
+    cdef bytearray made = bytearray(FILTER_BLOCK_SIZE * block_count)
+    add_to_filter(made, entries)
+    return made
+
+
+def add_to_filter(uint8_t[::1] blocks not None, const uint8_t[::1] entries not None) -> None:
+    """Note the ids of entries in a split block Bloom filter of 32-byte blocks. Releases the GIL.
 
     The block of an id is its second word scaled to the count; in each of the block's eight 32-bit words one bit is set,
     chosen by five bits of the id's third word. (Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom
-    Filters", 2007; ids are uniform, so they need no further hashing.) Raises ValueError for ragged entries.
+    Filters", 2007; ids are uniform, so they need no further hashing.) Raises ValueError for ragged entries or blocks.
     """
-    cdef bytearray made = bytearray(FILTER_BLOCK_SIZE * block_count)
-    cdef uint32_t* words = <uint32_t*> <char*> made
+    cdef Py_ssize_t block_count = blocks.shape[0] // FILTER_BLOCK_SIZE
+    cdef Py_ssize_t count = entries.shape[0] // ENTRY_SIZE
+    cdef uint32_t* words
     cdef uint32_t* block
     cdef const uint8_t* id
-    cdef Py_ssize_t count = entries.shape[0] // ENTRY_SIZE
     cdef Py_ssize_t i
     cdef int word
-    if entries.shape[0] % ENTRY_SIZE or (count and block_count < 1):
+    if entries.shape[0] % ENTRY_SIZE or blocks.shape[0] % FILTER_BLOCK_SIZE or (count and block_count < 1):
         raise ValueError(f"{entries.shape[0]} bytes of entries do not fit {block_count} filter blocks")
+    if count == 0:
+        return
+    words = <uint32_t*> &blocks[0]
     with nogil:
         for i in range(count):
             id = &entries[i * ENTRY_SIZE]
             block = words + 8 * dp_scale(dp_word(id + 8), block_count)
             for word in range(8):
                 block[word] |= dp_filter_bit(id, word)
-    return made

@@ -50,3 +50,26 @@ static inline uint32_t dp_filter_bit(const uint8_t *id, int word)
 {
     return (uint32_t)1 << ((dp_word(id + 16) >> (5 * word)) & 31);
 }
+
+/* A count file's entry has the shape of a run's: instead of a place it says how many roots use the chunk and which,
+ * as the sum of their numbers. Entries of one id add up; a root that goes adds what takes it away. */
+typedef struct {
+    uint8_t id[32];
+    int32_t roots;
+    uint32_t size;    /* stored bytes of the chunk; the same in every entry of an id */
+    uint64_t owners;  /* sum of the numbers of the roots, modulo 2^64 */
+} dp_count_entry;
+_Static_assert(sizeof(dp_count_entry) == sizeof(dp_run_entry), "both kinds of entries have one size");
+
+static inline void dp_add_counts(dp_run_entry *into, const dp_run_entry *more)
+{
+    dp_count_entry *a = (dp_count_entry *)into;
+    const dp_count_entry *b = (const dp_count_entry *)more;
+    a->roots += b->roots;
+    a->owners += b->owners;
+}
+static inline int dp_counts_nothing(const dp_run_entry *entry)
+{
+    const dp_count_entry *counts = (const dp_count_entry *)entry;
+    return counts->roots == 0 && counts->owners == 0;
+}

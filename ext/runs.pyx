@@ -40,17 +40,6 @@ cdef class Run:
     leave the file or the guarded part.
     """
 
-    cdef const uint8_t[::1] data
-    cdef uint64_t entry_count
-    cdef uint64_t filter_blocks
-    cdef const dp_run_entry* entries
-    cdef const uint8_t* filter
-    cdef const uint8_t* sums
-    cdef uint64_t covered
-    cdef uint8_t* checked
-    cdef readonly uint32_t pack_count
-    cdef uint8_t* dead
-
     def __cinit__(self, const uint8_t[::1] data not None, *, uint64_t filter_offset, uint64_t filter_blocks,
                   uint64_t entries_offset, uint64_t entry_count, uint64_t sums_offset, uint64_t covered,
                   uint32_t pack_count, const uint8_t[::1] dead=None):
@@ -88,35 +77,6 @@ cdef class Run:
     def __len__(self):
         return self.entry_count
 
-    def living_entries(self) -> tuple[bytes, list[int]]:
-        """Return the entries whose packs are not dead, renumbered, and which packs these are. Raises RunCorrupt.
-
-        A run's index in that error is 0: a run does not know its place among others.
-        """
-        cdef int64_t bad = -1
-        cdef uint64_t kept = 0
-        cdef uint64_t i
-        cdef bytearray made = bytearray(self.entry_count * sizeof(dp_run_entry))
-        cdef dp_run_entry* target = <dp_run_entry*> <char*> made
-        cdef list living = [pack for pack in range(self.pack_count) if self.dead == NULL or not self.dead[pack]]
-        cdef Py_ssize_t number
-        cdef object numbers = array("I", [0] * (self.pack_count + 1))
-        cdef uint32_t[::1] renumbered = numbers
-        for number in range(len(living)):
-            renumbered[<Py_ssize_t> living[number]] = number
-        with nogil:
-            for i in range(self.entry_count):
-                if not self.touch(self.entries + i, sizeof(dp_run_entry), &bad):
-                    break
-                if self.entries[i].pack >= self.pack_count or (self.dead != NULL and self.dead[self.entries[i].pack]):
-                    continue
-                target[kept] = self.entries[i]
-                target[kept].pack = renumbered[self.entries[i].pack]
-                kept += 1
-        if bad >= 0:
-            raise RunCorrupt(0, bad)
-        return bytes(made[: kept * sizeof(dp_run_entry)]), living
-
     cdef bint touch(self, const void* place, uint64_t length, int64_t* bad) noexcept nogil:
         """Check the blocks under `length` bytes at `place`; False and the bad block's offset when one is damaged."""
         cdef uint64_t at = <const uint8_t*> place - &self.data[0]
@@ -135,9 +95,15 @@ cdef class Run:
         return True
 
     cdef const dp_run_entry* find(self, const uint8_t* id, int64_t* bad) noexcept nogil:
+        """Return the entry of `id` unless its pack is dead, or NULL; see ``seek``."""
+        cdef const dp_run_entry* entry = self.seek(id, bad)
+        if entry != NULL and (entry.pack >= self.pack_count or (self.dead != NULL and self.dead[entry.pack])):
+            return NULL
+        return entry
+
+    cdef const dp_run_entry* seek(self, const uint8_t* id, int64_t* bad) noexcept nogil:
         """Return the entry of `id`, or NULL; `bad` is set to the offset of a damaged block, else left alone."""
         cdef const uint32_t* block
-        cdef const dp_run_entry* entry
         cdef int word
         if self.entry_count == 0:
             return NULL
@@ -147,10 +113,7 @@ cdef class Run:
         for word in range(8):
             if not block[word] & dp_filter_bit(id, word):
                 return NULL
-        entry = self.search(id, bad)
-        if entry != NULL and (entry.pack >= self.pack_count or (self.dead != NULL and self.dead[entry.pack])):
-            return NULL
-        return entry
+        return self.search(id, bad)
 
     cdef const dp_run_entry* search(self, const uint8_t* id, int64_t* bad) noexcept nogil:
         """Interpolate, since ids are uniform, and probe a little further to close in from both sides; then halve."""

@@ -1,6 +1,6 @@
 """Building runs: sorted index entries and the filter in front of them."""
 
-from _typeshed import ReadableBuffer
+from _typeshed import ReadableBuffer, WriteableBuffer
 
 class RunBuilder:
     """Gathers the entries of one run. Not safe for concurrent use."""
@@ -18,3 +18,4 @@ class RunBuilder:
     def finish(self) -> bytes: ...
 
 def build_filter(entries: ReadableBuffer, block_count: int) -> bytearray: ...
+def add_to_filter(blocks: WriteableBuffer, entries: ReadableBuffer) -> None: ...

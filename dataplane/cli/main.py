@@ -24,6 +24,7 @@ VERBS = {
     "undelete": "bring back an image that was removed",
     "gc": "delete what no image uses",
     "verify": "read stored chunks again and say what is hurt",
+    "repair": "set damaged files aside and put back what can be had",
     "measure": "say what images would take in a store, without one",
     "doctor": "show CPU features, kernel variants and library versions",
 }

@@ -15,8 +15,10 @@ def run(args: argparse.Namespace) -> int:
     """Remove the name."""
     from dataplane.cli.output import say
     from dataplane.store.store import Store
+    from dataplane.store.tidying import tidy
 
     with Store.open(args.store) as store:
         store.unpin(args.name, undeletable=True)
+        tidy(store)
     say(f"removed {args.name}; dataplane undelete brings it back until gc forgets it")
     return 0

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from dataplane.cli.output import print_fields, print_json
     from dataplane.store.store import Store
 
-    with Store.open(args.store, may_write=False) as store:
+    with Store.open(args.store) as store:
         fields = store_fields(store) if args.name is None else image_fields(store, args.name)
     (print_json if args.json else print_fields)(fields)
     return 0
@@ -61,10 +61,13 @@ def store_fields(store: Store) -> dict[str, object]:
         "virtual_size": sizes.virtual_size,
         "data_size": sizes.data_size,
         "storage_size": sizes.live_size,
+        "unique_size": sizes.unique_size,
+        "shared_size": sizes.live_size - sizes.unique_size,
         "physical_size": sizes.physical_size,
         "dedup_ratio": round(sizes.data_size / sizes.live_size, 3) if sizes.live_size else None,
         "chunk_size": store.chunk_size,
         "codec": str(store.codec),
         "distinct_chunks": sizes.live_chunks,
         "packs": sizes.packs,
+        **({"damaged_images": sizes.damaged_images} if sizes.damaged_images else {}),
     }

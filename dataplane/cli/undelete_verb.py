@@ -15,8 +15,10 @@ def run(args: argparse.Namespace) -> int:
     """Pin the image again."""
     from dataplane.cli.output import say
     from dataplane.store.store import Store
+    from dataplane.store.tidying import tidy
 
     with Store.open(args.store) as store:
         store.undelete(args.name)
+        tidy(store)
     say(f"restored {args.name}")
     return 0

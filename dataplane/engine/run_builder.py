@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dataplane._native.run_builder import RunBuilder, build_filter
+from dataplane._native.run_builder import RunBuilder, add_to_filter, build_filter
 
-__all__ = ["RunBuilder", "build_filter"]
+__all__ = ["RunBuilder", "add_to_filter", "build_filter"]

@@ -27,6 +27,7 @@ from dataplane.store.pins import Pin
 from dataplane.store.publish import publish
 from dataplane.store.runs import Index, write_runs
 from dataplane.store.store import Store
+from dataplane.store.tidying import tidy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +150,8 @@ class PreparedImport:
                 if name not in live_packs:
                     layout.pack(name).unlink(missing_ok=True)
         self._lease.close()
+        if error is None:
+            tidy(self._store)
 
 
 def prepare_import(

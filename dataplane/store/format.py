@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataplane.engine.scan import blake3, xxh3
@@ -38,6 +38,7 @@ RUN_HEADER = struct.Struct("<8sHHIQQQQQ8x")  # magic, version, flags, packs, ent
 RUN_FOOTER = struct.Struct("<8sHH4xQQ16s16s")  # magic, version, flags, covered, sums offset, sums sum, footer sum
 RUN_MAGIC = b"dp-run\n\0"
 RUN_END_MAGIC = b"dp-rend\n"
+COUNTS_MAGIC = b"dp-cnts\n"
 RUN_ENTRY_SIZE = 48
 RUN_BLOCK_SIZE = 64 << 10
 FILTER_BLOCK_SIZE = 32
@@ -227,21 +228,29 @@ class RunLayout:
         )
 
 
-def build_run(layout: RunLayout, packs: Iterable[bytes], filter_bytes: bytes, entries: bytes) -> bytes:
-    """Return a whole run file."""
-    made = bytearray(layout.sums_offset)
-    RUN_HEADER.pack_into(
-        made, 0, RUN_MAGIC, VERSION, 0, layout.pack_count, layout.entry_count, layout.filter_blocks,
+def run_head(layout: RunLayout, packs: Sequence[bytes], magic: bytes = RUN_MAGIC) -> bytes:
+    """Return a run file up to the end of its pack names."""
+    header = RUN_HEADER.pack(
+        magic, VERSION, 0, layout.pack_count, layout.entry_count, layout.filter_blocks,
         layout.packs_offset, layout.filter_offset, layout.entries_offset,
     )  # fmt: skip
-    made[layout.packs_offset : layout.packs_offset + ID_SIZE * layout.pack_count] = b"".join(packs)
+    return header + b"".join(packs)
+
+
+def run_tail(layout: RunLayout, guarded: memoryview) -> bytes:
+    """Return what follows the covered bytes of a run file, `guarded`, from `sums_offset` on."""
+    sums = b"".join(xxh3(guarded[at : at + RUN_BLOCK_SIZE]) for at in range(0, layout.covered, RUN_BLOCK_SIZE))
+    return sums + sealed(RUN_FOOTER, RUN_END_MAGIC, VERSION, 0, layout.covered, layout.sums_offset, xxh3(sums))
+
+
+def build_run(layout: RunLayout, packs: Sequence[bytes], filter_bytes: bytes, entries: bytes) -> bytes:
+    """Return a whole run file."""
+    head = run_head(layout, packs)
+    made = bytearray(layout.sums_offset)
+    made[: len(head)] = head
     made[layout.filter_offset : layout.filter_offset + len(filter_bytes)] = filter_bytes
     made[layout.entries_offset : layout.entries_offset + len(entries)] = entries
-    guarded = memoryview(made)[: layout.covered]
-    sums = b"".join(xxh3(guarded[at : at + RUN_BLOCK_SIZE]) for at in range(0, layout.covered, RUN_BLOCK_SIZE))
-    footer = sealed(RUN_FOOTER, RUN_END_MAGIC, VERSION, 0, layout.covered, layout.sums_offset, xxh3(sums))
-    guarded.release()
-    return bytes(made) + sums + footer
+    return bytes(made) + run_tail(layout, memoryview(bytes(made))[: layout.covered])
 
 
 def run_name(run: bytes | memoryview) -> bytes:
@@ -249,8 +258,8 @@ def run_name(run: bytes | memoryview) -> bytes:
     return blake3(run)
 
 
-def parse_run(data: memoryview, what: str) -> tuple[RunLayout, list[bytes]]:
-    """Return the layout of a mapped run file and the names of its packs.
+def parse_run(data: memoryview, what: str, run_magic: bytes = RUN_MAGIC) -> tuple[RunLayout, list[bytes]]:
+    """Return the layout of a mapped run file and the names of its packs; a count file has none, and its own magic.
 
     Checks the footer, the table of checksums, and the blocks under the header and the pack names; raises Corrupt.
     """
@@ -267,7 +276,7 @@ def parse_run(data: memoryview, what: str) -> tuple[RunLayout, list[bytes]]:
         raise Corrupt(f"{what} is damaged: the table of checksums does not match its own")
     check_run_blocks(data, sums, 0, RUN_HEADER.size, covered, what)
     magic, version, _flags, packs, entries, filter_blocks, *offsets = RUN_HEADER.unpack_from(data)
-    check_kind(magic, RUN_MAGIC, version, what)
+    check_kind(magic, run_magic, version, what)
     layout = RunLayout.plan(packs, entries)
     if (filter_blocks, *offsets, covered) != (
         layout.filter_blocks, layout.packs_offset, layout.filter_offset, layout.entries_offset, layout.covered

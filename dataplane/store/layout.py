@@ -24,7 +24,12 @@ class Layout:
         self.ledger_url = root / "ledger.url"
         self.packs = root / "packs"
         self.runs = root / "runs"
+        self.counts = root / "counts"
         self.temporary = root / "tmp"
+        self.quarantine = root / "quarantine"
+        self.collector_lock = root / "gc.lock"
+        self.index_lock = root / "index.lock"
+        self.counts_lock = root / "counts.lock"
 
     def pack(self, name: bytes) -> Path:
         """Return the path of a pack; 256 folders keep each of them short."""
@@ -34,6 +39,10 @@ class Layout:
     def run(self, name: bytes) -> Path:
         """Return the path of a run."""
         return self.runs / f"{name.hex()}.run"
+
+    def count_file(self, name: bytes) -> Path:
+        """Return the path of a count file."""
+        return self.counts / f"{name.hex()}.counts"
 
 
 @contextmanager
@@ -46,6 +55,12 @@ def naming(path: Path | str, doing: str) -> Iterator[None]:
         if error.errno in NO_SPACE_ERRNOS:
             raise NoSpace(f"no space left while {where} ({error.strerror}): free space and try again") from error
         raise IoFailed(f"{where} failed: {error.strerror or error}") from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there; raises IoFailed."""
+    with naming(path, "removing"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,11 +8,12 @@ ledger does becomes part of the caller's transaction.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
@@ -37,6 +38,7 @@ COLUMNS = {
     "removed_pins": (*REMOVED_COLUMNS, "row_sum"),
     "counted_roots": ("root", "domain", "number", "unique_size", "unique_chunks"),
     "count_files": ("name", "entries", "created_at"),
+    "lost_chunks": ("id",),
     "leases": ("id", "purpose", "root", "domain", "epoch", "beats", "created_at"),
 }
 """What every statement relies on: the schema is text in the database, and a bit of it may flip like any other."""
@@ -177,6 +179,12 @@ class Ledger:
         with self.parsing():
             return [object_name(name) for (name,) in rows]
 
+    def run_sizes(self) -> dict[bytes, int]:
+        """Return the entries of every live run, by name."""
+        return {
+            bytes.fromhex(str(name)): int(str(count)) for name, count in self.query("SELECT name, entries FROM runs")
+        }
+
     def pins(self) -> list[Pin]:
         """Return every pin, by name."""
         return self._pins("pins", PIN_COLUMNS, "ORDER BY name")
@@ -205,6 +213,12 @@ class Ledger:
     def has_pin(self, name: str) -> bool:
         """Return whether a name is taken."""
         return bool(self.query("SELECT 1 FROM pins WHERE name = ?", (name,)))
+
+    def lost_chunks(self) -> set[bytes]:
+        """Return the ids of what the last repair found missing, with no copy to be had."""
+        if self.schema_version < 2:
+            return set()
+        return {bytes.fromhex(str(id)) for (id,) in self.query("SELECT id FROM lost_chunks")}
 
     def domains(self) -> list[str]:
         """Return the dedup domains that images, removed images and leases are in."""
@@ -276,18 +290,19 @@ class Ledger:
 
     def copy_pin(self, connection: SqlConnection, name: str, also: str) -> None:
         """Pin the root of `name` as `also` too, inside a transaction; raises NotFound, or AlreadyExists."""
-        copied = ", ".join(column for column in PIN_COLUMNS if column not in ("name", "created_at"))
-        try:
-            with self.naming():
-                made = connection.execute(
-                    f"INSERT INTO pins (name, created_at, {copied})"  # noqa: S608
-                    f" SELECT CAST(? AS TEXT), CAST(? AS BIGINT), {copied} FROM pins WHERE name = ?",
-                    (also, time.time_ns() // 1000, name),
-                ).rowcount
-        except IntegrityBroken as error:
-            raise AlreadyExists(f"an image named {also!r} is already in the store: choose another name") from error
-        if not made:
+        with self.naming():
+            row = connection.execute(
+                f"SELECT {', '.join(PIN_COLUMNS)}, row_sum FROM pins WHERE name = ?",  # noqa: S608
+                (name,),
+            ).fetchone()
+        if row is None:
             raise NotFound(f"the store has no image named {name!r}")
+        self.add_pin(connection, replace(checked_pin(row, self.name), name=also, created_at=time.time_ns() // 1000))
+
+    def add_removed_pin(self, connection: SqlConnection, pin: Pin, removed_at: int) -> None:
+        """Note an image as removed at a time (microseconds), where undelete finds it; inside a transaction."""
+        with self.naming():
+            insert_row(connection, "removed_pins", REMOVED_COLUMNS, [*pin_values(pin), removed_at, os.urandom(8).hex()])
 
     def remove_pin(self, connection: SqlConnection, name: str, *, undeletable: bool) -> None:
         """Remove a pin, inside a transaction; `undeletable` keeps it where undelete finds it. Raises NotFound."""
@@ -298,9 +313,7 @@ class Ledger:
                     (name,),
                 ).fetchone()
                 if row is not None:
-                    values = pin_values(checked_pin(row, self.name))
-                    values += [time.time_ns() // 1000, secrets.token_hex(8)]
-                    insert_row(connection, "removed_pins", REMOVED_COLUMNS, values)
+                    self.add_removed_pin(connection, checked_pin(row, self.name), time.time_ns() // 1000)
             removed = connection.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
         if not removed:
             raise NotFound(f"the store has no image named {name!r}")

@@ -45,7 +45,12 @@ ROW_SUMS = (
     "ALTER TABLE removed_pins ADD COLUMN row_sum TEXT",
 )
 
-VERSION_2 = (*COUNTS, *ROW_SUMS)
+LOST = (
+    # What a repair did not find again: the collector knows that these are in no run, and goes on.
+    "CREATE TABLE lost_chunks (id TEXT PRIMARY KEY)",
+)
+
+VERSION_2 = (*COUNTS, *ROW_SUMS, *LOST)
 
 STEPS = (VERSION_1, VERSION_2)
 """STEPS[i] turns a ledger of version i into one of version i + 1."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from array import array
 from pathlib import Path
@@ -20,8 +19,8 @@ class PackWriter:
     """One pack being written. `reserve` is called under the set's lock, `write` is not."""
 
     def __init__(self, folder: Path, key: bytes) -> None:
-        self.path = folder / f"{secrets.token_hex(8)}.partial"
-        self._header = fmt.pack_header(secrets.token_bytes(fmt.NONCE_SIZE), key)
+        self.path = folder / f"{os.urandom(8).hex()}.partial"
+        self._header = fmt.pack_header(os.urandom(fmt.NONCE_SIZE), key)
         self._ids = bytearray()
         self._stored_lengths = array("I")
         self._plain_lengths = array("I")

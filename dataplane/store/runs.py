@@ -9,14 +9,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dataplane.engine.run_builder import RunBuilder, build_filter
+from dataplane.engine.run_builder import RunBuilder
 from dataplane.engine.runs import Run, RunCorrupt, RunSet
 from dataplane.engine.table import DigestTable
 from dataplane.errors import Corrupt
 from dataplane.limits import MIB
 from dataplane.store import format as fmt
-from dataplane.store.layout import Layout, naming, write_file
+from dataplane.store.layout import Layout, naming
 from dataplane.store.pack import read_table
+from dataplane.store.run_file import write_entries
 
 ENTRIES_PER_RUN_MAX = MIB
 """Entries in a run that an import makes: bounds the memory that sorting takes (48 MiB, twice while sorting)."""
@@ -172,9 +173,4 @@ def write_runs(packs: Sequence[tuple[bytes, Path]], folder: Path) -> Iterator[tu
 
 def write_run(entries: bytes, packs: Sequence[bytes], folder: Path) -> tuple[bytes, Path, int]:
     """Write sorted entries over `packs` as one durable run file into `folder`; return its name, path and entries."""
-    layout = fmt.RunLayout.plan(len(packs), len(entries) // fmt.RUN_ENTRY_SIZE)
-    run = fmt.build_run(layout, packs, bytes(build_filter(entries, layout.filter_blocks)), entries)
-    name = fmt.run_name(run)
-    path = folder / f"{name.hex()}.run"
-    write_file(path, run, 0o444)
-    return name, path, layout.entry_count
+    return write_entries(folder, packs, len(entries) // fmt.RUN_ENTRY_SIZE, [entries])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
 import stat
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -69,9 +68,9 @@ class Store:
             layout = Layout(folder)
             for subfolder in (layout.packs, layout.runs, layout.temporary):
                 subfolder.mkdir()
-            secret = secrets.token_bytes(DIGEST_SIZE)
+            secret = os.urandom(DIGEST_SIZE)
             header = fmt.StoreHeader(
-                store_id=secrets.token_hex(16),
+                store_id=os.urandom(16).hex(),
                 chunk_size=chunk_size,
                 codec=str(profile),
                 secret_check=fmt.secret_check(secret),
@@ -89,17 +88,7 @@ class Store:
         Raises StoreMissing, StoreIncompatible (another version, or a secret that is lost, not its own, or readable by
         others) or Corrupt.
         """
-        layout = Layout(Path(path))
-        try:
-            text = layout.header.read_text()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreMissing(f"{path} is not a dataplane store: create one with dataplane init {path}") from error
-        except UnicodeDecodeError as error:
-            raise Corrupt("store.json is damaged: it is not text; restore it from a backup") from error
-        except OSError as error:
-            raise StoreMissing(f"store {path} cannot be opened: {error}") from error
-        header = fmt.StoreHeader.from_json(text)
-        secret = read_secret(layout, header)
+        layout, header, secret = read_identity(Path(path))
         ledger = Ledger.open(open_ledger_database(layout), header.store_id, may_write=may_write)
         return cls(layout, header, secret, ledger)
 
@@ -179,18 +168,21 @@ class Store:
 
         Condemned packs come last; `for_writing` leaves them out: new images must not come to rely on them.
         """
-        for tries_left in reversed(range(INDEX_TRIES)):
-            condemned = self.ledger.condemned_packs()
-            try:
-                return Index(self.layout, self.ledger.runs(), dead=condemned.keys(), fall_back=not for_writing)
-            except RunVanished:
-                if not tries_left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return self._open_index(
+            lambda: Index(
+                self.layout, self.ledger.runs(), self.ledger.condemned_packs().keys(), fall_back=not for_writing
+            )
+        )
 
     def index_without(self, packs: Collection[bytes]) -> Index:
-        """Return the look-up of what is stored outside `packs`. Raises Corrupt."""
-        return Index(self.layout, self.ledger.runs(), dead=packs)
+        """Return the look-up of what is stored outside `packs`, condemned or not. Raises Corrupt."""
+        return self._open_index(lambda: Index(self.layout, self.ledger.runs(), packs))
+
+    def _open_index(self, open_once: Callable[[], Index]) -> Index:
+        for _ in range(INDEX_TRIES - 1):
+            with contextlib.suppress(RunVanished):
+                return open_once()
+        return open_once()
 
     def read_chunk(self, index: Index, id: bytes, key: bytes, what: str) -> bytes:
         """Return the plain bytes of one stored object, decoded and verified; raises Corrupt naming `what`."""
@@ -223,6 +215,8 @@ class Store:
 @contextmanager
 def building_folder(target: Path) -> Iterator[Path]:
     """Give a new folder beside `target` that takes its place when all went well, and goes otherwise."""
+    import tempfile  # only creating needs it, and start-up counts
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.init-", dir=target.parent) as parent:
         folder = Path(parent) / "store"
@@ -230,6 +224,24 @@ def building_folder(target: Path) -> Iterator[Path]:
         yield folder
         folder.rename(target)
     sync_folder(target.parent)
+
+
+def read_identity(path: Path) -> tuple[Layout, fmt.StoreHeader, bytes]:
+    """Return the layout, header and secret of the store at `path`.
+
+    Raises StoreMissing, StoreIncompatible or Corrupt.
+    """
+    layout = Layout(path)
+    try:
+        text = layout.header.read_text()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreMissing(f"{path} is not a dataplane store: create one with dataplane init {path}") from error
+    except UnicodeDecodeError as error:
+        raise Corrupt("store.json is damaged: it is not text; restore it from a backup") from error
+    except OSError as error:
+        raise StoreMissing(f"store {path} cannot be opened: {error}") from error
+    header = fmt.StoreHeader.from_json(text)
+    return layout, header, read_secret(layout, header)
 
 
 def read_secret(layout: Layout, header: fmt.StoreHeader) -> bytes:

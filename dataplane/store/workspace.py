@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ class Workspace:
     """A locked folder for the files of one import. Leaving it removes the folder."""
 
     def __init__(self, layout: Layout) -> None:
-        self.path = layout.temporary / secrets.token_hex(8)
+        self.path = layout.temporary / os.urandom(8).hex()
         self._lock = -1
         with naming(self.path, "creating"), held(layout.temporary / LOCK_NAME):
             remove_abandoned(layout)
@@ -82,6 +81,22 @@ def held(path: Path) -> Iterator[None]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def trying_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path` and give True; without `wait`, give False when another process holds it."""
+    with naming(path, "locking"):
+        lock = open_lock(path)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
     finally:
         os.close(lock)
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataplane.store.layout import Layout, naming
+from dataplane.store.layout import Layout, naming, remove_file
 from dataplane.store.lease import Lease
-from dataplane.store.publish import publish
-from dataplane.store.runs import write_run
+from dataplane.store.merging import replace_runs, write_merged
 from dataplane.store.store import Store
 from dataplane.store.workspace import LOCK_NAME, held, is_abandoned
 
@@ -18,36 +17,23 @@ from dataplane.store.workspace import LOCK_NAME, held, is_abandoned
 def delete_packs(store: Store, lease: Lease, packs: list[bytes]) -> None:
     """Delete packs that nobody needs: one transaction replaces the runs that name them, then the files go.
 
-    A crash between the two leaves files that no one names. Raises NoSpace, IoFailed or Corrupt.
+    ``arranging_runs`` is held. A crash between the two leaves files that no one names. Raises NoSpace, IoFailed or
+    Corrupt.
     """
     if not packs:
         return
     gone = set(packs)
     old_runs, new_runs = [], []
-    without = store.index_without(gone)
-    for name, members, run in zip(without.names, without.packs_of_runs, without.runs, strict=True):
+    index = store.index_without(gone)
+    for name, members, run in zip(index.names, index.packs_of_runs, index.runs, strict=True):
         if gone.isdisjoint(members):
             continue
         old_runs.append(name)
-        entries, living = run.living_entries()
-        if living:
-            new_runs.append(write_run(entries, [members[number] for number in living], lease.path))
-    publish(store, [], new_runs)
-    with store.ledger.transaction() as connection:
-        lease.check(connection)
-        store.ledger.remove_objects(connection, packs, old_runs)
-        store.ledger.add_objects(connection, [], [(name, entries) for name, _, entries in new_runs])
-    for name in old_runs:
-        if name not in {new for new, _, _ in new_runs}:
-            remove_file(store.layout.run(name))
+        if not gone.issuperset(members):
+            new_runs.append(write_merged([run], [members], lease.path, without=gone))
+    replace_runs(store, lease, old_runs, new_runs, without=packs)
     for pack in packs:
         remove_file(store.layout.pack(pack))
-
-
-def remove_file(path: Path) -> None:
-    """Remove a file if it is there; raises IoFailed."""
-    with naming(path, "removing"):
-        path.unlink(missing_ok=True)
 
 
 def remove_orphans(store: Store, lease: Lease) -> int:

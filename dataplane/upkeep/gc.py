@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dataplane.errors import Corrupt, NoSpace, StoreLocked
+from dataplane.store.counting import catch_up
 from dataplane.store.layout import naming
 from dataplane.store.lease import Lease, LeaseRow, drop_dead_leases, give_up, lease_rows
+from dataplane.store.merging import MERGED_ENTRIES_MAX, arranging_runs, merge_runs
 from dataplane.store.store import Store
 from dataplane.store.workspace import open_lock
 from dataplane.upkeep.deleting import delete_packs, remove_orphans
@@ -48,6 +50,7 @@ class GcReport:
     deleted_size: int = 0
     waiting_packs: int = 0
     """Condemned, but within the grace period or possibly needed by work that began before."""
+    merged_runs: int = 0
     forgotten_images: int = 0
     removed_orphans: int = 0
     fenced_leases: int = 0
@@ -86,9 +89,8 @@ def collect(
 @contextmanager
 def only_collector(store: Store) -> Iterator[None]:
     """Keep other collections out; raises StoreLocked when one is at work, NoSpace or IoFailed."""
-    path = store.layout.root / "gc.lock"
-    with naming(path, "creating"):
-        lock = open_lock(path)
+    with naming(store.layout.collector_lock, "creating"):
+        lock = open_lock(store.layout.collector_lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -136,8 +138,9 @@ class Collection:
         self._fence_s = fence_s
 
     def run(self, undelete_s: float) -> None:
-        """Look twice: at what was condemned before, and at everything else."""
+        """Look twice: at what was condemned before, and at everything else; then merge runs."""
         store, report = self._store, self._report
+        catch_up(store, MERGED_ENTRIES_MAX)  # while the manifests of what was removed can still be read
         report.forgotten_images = store.ledger.forget_removed(time.time_ns() // 1000 - int(undelete_s * 1e6))
         drop_dead_leases(store.layout, store.ledger)
         self._second_look()
@@ -145,6 +148,8 @@ class Collection:
         if self._grace_s == 0 and store.ledger.condemned_packs():
             self._second_look()
         report.waiting_packs = len(store.ledger.condemned_packs())
+        with arranging_runs(store):
+            report.merged_runs = merge_runs(store, self._lease)
         report.removed_orphans = remove_orphans(store, self._lease)
 
     def _second_look(self) -> None:
@@ -161,9 +166,14 @@ class Collection:
         due = {pack: epoch for pack, epoch in due.items() if oldest_kept is None or epoch <= oldest_kept}
         if not due:
             return
+        with arranging_runs(store):  # what the index says of a chunk must not change between the look and the deed
+            self._delete_unused(list(due))
+
+    def _delete_unused(self, due: list[bytes]) -> None:
+        store = self._store
         # Leases first, roots after: a writer whose lease is gone has its pin among the roots that are read now.
         index, alive = mark(store)
-        uses = self._uses(list(due), lambda pack: use_of(store, index, alive, pack))
+        uses = self._uses(due, lambda pack: use_of(store, index, alive, pack))
         used = [use.pack for use in uses if use.alive_size]
         store.ledger.revive(used)
         self._report.revived_packs += len(used)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.table import DigestTable
 from dataplane.store.lease import lease_rows
+from dataplane.store.recounting import add_chunks
 from dataplane.store.runs import Index
-from dataplane.store.statistics import add_chunks
 from dataplane.store.store import Store
 from dataplane.upkeep.pack_contents import Columns, table_columns
 
@@ -36,14 +37,17 @@ def mark(store: Store) -> tuple[Index, DigestTable]:
     }
     index = store.index()
     alive = DigestTable(DIGEST_SIZE)
+    lost = store.ledger.lost_chunks()
     for root, domain in sorted(roots):
-        add_image(store, index, root, domain, alive)
+        add_image(store, index, root, domain, alive, lost)
     return index, alive
 
 
-def add_image(store: Store, index: Index, root: bytes, domain: str, table: DigestTable) -> None:
-    """Add everything that an image is made of to `table`: its chunks, manifest pages and root."""
-    add_chunks(store, index, root, domain, table)
+def add_image(
+    store: Store, index: Index, root: bytes, domain: str, table: DigestTable, lost: Collection[bytes] = ()
+) -> None:
+    """Add everything that an image is made of to `table`: its chunks, manifest pages and root. See ``add_chunks``."""
+    add_chunks(store, index, root, domain, table, lost)
     for id in (root, *(page for _, page in store.read_root(index, root, domain).pages)):
         table.claim(id, bytearray([ChunkState.DATA]))
 

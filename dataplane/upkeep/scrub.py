@@ -20,7 +20,7 @@ from dataplane.ingest.crew import run_crew, thread_count
 from dataplane.ingest.feed import Claim, Feed
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
-from dataplane.store.pack import read_domain_tag, read_range
+from dataplane.store.pack import read_domain_tag, read_range, read_table
 from dataplane.store.runs import Index, RunVanished, check_run
 from dataplane.store.store import Store
 from dataplane.upkeep.deleting import find_strays
@@ -93,7 +93,7 @@ def scrub(
     if name is not None:
         pin = store.pin(name)
         wanted = DigestTable(DIGEST_SIZE)
-        add_image(store, index, pin.root, pin.domain, wanted)
+        add_image(store, index, pin.root, pin.domain, wanted, store.ledger.lost_chunks())
     selection = Selection(wanted=wanted, share=share, seed=secrets.randbits(64))
     work = Scrub(store, index, selection, progress or Progress(), cancelled)
     work.run(thread_count(threads), None if seconds_max is None else started + seconds_max)
@@ -153,24 +153,10 @@ class Scrub:
 
     def _key_of(self, pack: bytes) -> bytes | None:
         """Return the key of the domain whose chunks `pack` holds, None for a domain that no image is in."""
-        path = self._store.layout.pack(pack)
-        try:
-            tag = read_domain_tag(path)
-        except DataplaneError as error:
-            self._hurt(Damage(pack=pack, id=b"", offset=0, length=fmt.PACK_HEADER.size, problem=str(error)))
-            return next((key for key in self._keys if self._fits(pack, key)), self._keys[0] if self._keys else None)
-        return next((key for key in self._keys if fmt.domain_tag(key) == tag), None)
-
-    def _fits(self, pack: bytes, key: bytes) -> bool:
-        """Tell whether a chunk that the index knows in `pack` verifies with `key`."""
-        ids, offsets, stored, plain = self._index.chunks_of(pack)
-        objects = (
-            StoredObject(
-                pack=pack, id=ids[32 * i : 32 * i + 32], offset=at, stored_length=stored[i], plain_length=plain[i]
-            )
-            for i, at in enumerate(offsets[:PROBES])
-        )
-        return any(problem_of(self._store, thing, key) is None for thing in objects)
+        key, problem = key_of_pack(self._store, self._index, self._keys, pack)
+        if problem is not None:
+            self._hurt(Damage(pack=pack, id=b"", offset=0, length=fmt.PACK_HEADER.size, problem=problem))
+        return key
 
     def _scrub_domain(self, key: bytes, packs: list[bytes], threads: int, deadline: float | None) -> int:
         """Scrub packs of one domain; return how many were begun, all of which are then done."""
@@ -242,6 +228,30 @@ def damaged_runs(store: Store) -> list[str]:
         except DataplaneError as error:
             problems.append(str(error))
     return problems
+
+
+def key_of_pack(store: Store, index: Index, keys: list[bytes], pack: bytes) -> tuple[bytes | None, str | None]:
+    """Return which of `keys` the chunks of a pack have, None for none of them; and what is wrong with its header."""
+    path = store.layout.pack(pack)
+    try:
+        tag = read_domain_tag(path)
+        key = next((key for key in keys if fmt.domain_tag(key) == tag), None)
+        if key is None:
+            read_table(path)  # whose name covers the tag: it might be damaged
+    except DataplaneError as error:
+        return fitting_key(store, index, keys, pack), str(error)
+    return key, None
+
+
+def fitting_key(store: Store, index: Index, keys: list[bytes], pack: bytes) -> bytes | None:
+    """Return the key with which chunks of a pack verify whose header does not say whose they are; else the first."""
+    ids, offsets, stored, plain = index.chunks_of(pack)
+    objects = [
+        StoredObject(pack=pack, id=ids[32 * i : 32 * i + 32], offset=at, stored_length=stored[i], plain_length=plain[i])
+        for i, at in enumerate(offsets[:PROBES])
+    ]
+    fitting = (key for key in keys if any(problem_of(store, thing, key) is None for thing in objects))
+    return next(fitting, keys[0] if keys else None)
 
 
 def problem_of(store: Store, thing: StoredObject, key: bytes) -> str | None:
