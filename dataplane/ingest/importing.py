@@ -23,9 +23,10 @@ from dataplane.ingest.progress import Progress
 from dataplane.limits import NAME_LENGTH_MAX
 from dataplane.store.lease import Lease
 from dataplane.store.ledger import Pin
+from dataplane.store.live_index import LiveIndex
 from dataplane.store.pack import PackSet
 from dataplane.store.publish import publish
-from dataplane.store.runs import Index, write_runs
+from dataplane.store.runs import write_runs
 from dataplane.store.store import Store
 from dataplane.store.tidying import tidy
 
@@ -48,7 +49,7 @@ class StoreSink:
 
     keeps_manifest = True
 
-    def __init__(self, index: Index, packs: PackSet) -> None:
+    def __init__(self, index: LiveIndex, packs: PackSet) -> None:
         self._index = index
         self._packs = packs
 
@@ -175,7 +176,7 @@ def prepare_import(
         try:
             pipeline = Pipeline(
                 source,
-                StoreSink(store.index(for_writing=True), packs),
+                StoreSink(LiveIndex(store), packs),
                 key=key,
                 domain=domain,
                 chunk_size=store.chunk_size,
