@@ -1,6 +1,6 @@
 """Counting: how many roots use each chunk, kept as sorted entries that add up."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy
 
@@ -77,7 +77,7 @@ class Change:
 
 def count_chunks(const uint8_t[::1] ids not None, counts: list[Run], index: list[Run], uint64_t number,
                  bint leaving) -> Change:
-    """Return what it changes when root `number` begins to use chunks (sorted distinct ids), or with `leaving` ceases to.
+    """Return what changes when root `number` begins to use chunks (sorted distinct ids), or with `leaving` ceases to.
 
     `counts` are count files that together say who uses what now, `index` the runs that know the chunks' sizes. Raises
     ValueError when `ids` is not a whole number of ids or a root leaves a chunk that nobody uses, RunCorrupt when a

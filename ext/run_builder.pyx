@@ -72,7 +72,7 @@ cdef class RunBuilder:
 
 
 def build_filter(const uint8_t[::1] entries not None, Py_ssize_t block_count) -> bytearray:
-    """Return the split block Bloom filter of sorted entries: `block_count` blocks of 32 bytes; see ``add_to_filter``."""
+    """Return the split block Bloom filter of entries: `block_count` blocks of 32 bytes; see ``add_to_filter``."""
     if block_count < 0:
         raise ValueError(f"a filter has no {block_count} blocks")
     cdef bytearray made = bytearray(FILTER_BLOCK_SIZE * block_count)

@@ -7,9 +7,17 @@ from dataclasses import asdict
 
 from dataplane.cli.sizes import parse_duration
 
+EPILOG = """\
+A collection looks twice. Packs of which no image, removed image within the undelete period, or export at work uses
+anything are condemned; packs of which less than half is used are written anew. A later collection deletes what was
+condemned at least the grace period ago and is still unused. Then runs of like size are merged. Imports, exports and
+removals go on meanwhile. What is deleted cannot be brought back; --dry-run shows what would be condemned."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be condemned")
     parser.add_argument(

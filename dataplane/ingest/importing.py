@@ -22,10 +22,11 @@ from dataplane.ingest.pipeline import Pipeline
 from dataplane.ingest.progress import Progress
 from dataplane.limits import NAME_LENGTH_MAX
 from dataplane.store.lease import Lease
+from dataplane.store.live_index import LiveIndex
 from dataplane.store.pack import PackSet
 from dataplane.store.pins import Pin
 from dataplane.store.publish import publish
-from dataplane.store.runs import Index, write_runs
+from dataplane.store.runs import write_runs
 from dataplane.store.store import Store
 from dataplane.store.tidying import tidy
 
@@ -48,7 +49,7 @@ class StoreSink:
 
     keeps_manifest = True
 
-    def __init__(self, index: Index, packs: PackSet) -> None:
+    def __init__(self, index: LiveIndex, packs: PackSet) -> None:
         self._index = index
         self._packs = packs
 
@@ -177,7 +178,7 @@ def prepare_import(
         try:
             pipeline = Pipeline(
                 source,
-                StoreSink(store.index(for_writing=True), packs),
+                StoreSink(LiveIndex(store), packs),
                 key=key,
                 domain=domain,
                 chunk_size=store.chunk_size,

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.table import DigestTable
-from dataplane.store.pins import Pin
 from dataplane.store.manifest import data_states
+from dataplane.store.pins import Pin
 from dataplane.store.runs import Index
 from dataplane.store.statistics import ImageSizes, StoreSizes, whole
 from dataplane.store.store import Store

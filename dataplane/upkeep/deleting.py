@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataplane.store.layout import Layout, naming, remove_file
+from dataplane.store.layout import Layout, remove_file
 from dataplane.store.lease import Lease
 from dataplane.store.merging import replace_runs, write_merged
 from dataplane.store.store import Store

@@ -23,11 +23,11 @@ from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder
 from dataplane.store.ledger import Ledger
-from dataplane.store.pins import PIN_COLUMNS, REMOVED_COLUMNS, Pin, row_sum, unchecked_pin
 from dataplane.store.ledger_file import LedgerFile
 from dataplane.store.ledger_place import open_ledger_database, read_ledger_url
 from dataplane.store.merging import write_merged
 from dataplane.store.pack import read_range, read_table
+from dataplane.store.pins import PIN_COLUMNS, REMOVED_COLUMNS, Pin, row_sum, unchecked_pin
 from dataplane.store.publish import publish
 from dataplane.store.runs import Index, write_runs
 from dataplane.store.store import Store, read_identity
@@ -137,9 +137,7 @@ def remembered(layout: Layout, folder: Path) -> tuple[list[Pin], list[tuple[Pin,
             break
     pins = [unchecked_pin(row) for row in readable_rows(copy, "pins", PIN_COLUMNS)]
     at = REMOVED_COLUMNS.index("removed_at")
-    removed = [
-        (unchecked_pin(row), int(str(row[at]))) for row in readable_rows(copy, "removed_pins", REMOVED_COLUMNS)
-    ]
+    removed = [(unchecked_pin(row), int(str(row[at]))) for row in readable_rows(copy, "removed_pins", REMOVED_COLUMNS)]
     return pins, removed
 
 
@@ -162,7 +160,9 @@ def readable_rows(database: Path, table: str, columns: tuple[str, ...]) -> Itera
             if has_sums and row_sum(values) != row[-1]:
                 continue
             texts = {"name", "root", "domain", "format", "removal"}
-            if all(isinstance(value, str if name in texts else int) for name, value in zip(columns, values, strict=True)):
+            if all(
+                isinstance(value, str if name in texts else int) for name, value in zip(columns, values, strict=True)
+            ):
                 yield values
     except (sqlite3.Error, ValueError):
         return

@@ -21,9 +21,9 @@ from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.counting import forget_counts
 from dataplane.store.lease import Lease, drop_dead_leases
-from dataplane.store.pins import Pin
 from dataplane.store.merging import arranging_runs, replace_runs
 from dataplane.store.pack import read_table
+from dataplane.store.pins import Pin
 from dataplane.store.runs import map_file, write_runs
 from dataplane.store.store import Store
 from dataplane.store.stored_image import StoredImage

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-
 from service._pb.dataplane.v1 import image_details_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
