@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dataplane.errors import Corrupt, StoreLocked
+from dataplane.store.checkpoints import expired_checkpoints, forget_expired
 from dataplane.store.lease import Lease, LeaseRow, drop_dead_leases, give_up, lease_rows
 from dataplane.store.store import Store
 from dataplane.upkeep.deleting import delete_packs, remove_orphans
@@ -24,6 +25,7 @@ from dataplane.upkeep.rewriting import rewrite
 
 GRACE_S = 3600.0
 UNDELETE_S = 7 * 86400.0
+CHECKPOINT_S = 86400.0
 FENCE_S = 60.0
 """A process that holds a lease and does not count a beat for this long is given up."""
 
@@ -46,6 +48,7 @@ class GcReport:
     waiting_packs: int = 0
     """Condemned, but within the grace period or possibly needed by work that began before."""
     forgotten_images: int = 0
+    forgotten_checkpoints: int = 0
     removed_orphans: int = 0
     fenced_leases: int = 0
     damaged_packs: int = 0
@@ -59,22 +62,24 @@ def collect(
     dry_run: bool = False,
     grace_s: float = GRACE_S,
     undelete_s: float = UNDELETE_S,
+    checkpoint_s: float = CHECKPOINT_S,
     fence_s: float = FENCE_S,
 ) -> GcReport:
     """Collect garbage beside whatever else is going on; return what was done.
 
     First what was condemned `grace_s` or longer ago gets its second look, then the rest its first. With a grace of 0
-    both happen in one call. Images removed `undelete_s` or longer ago are forgotten. Raises Corrupt when a manifest
+    both happen in one call. Images removed `undelete_s` or longer ago are forgotten, and so are checkpoints of imports
+    that are gone and have not been started again for `checkpoint_s`. Raises Corrupt when a manifest
     cannot be read (nothing is deleted), StoreLocked when another collection runs, NoSpace or IoFailed.
     """
     started = time.monotonic()
     report = GcReport(dry_run=dry_run)
     with only_collector(store):
         if dry_run:
-            foresee(store, report, undelete_s)
+            foresee(store, report, undelete_s, checkpoint_s)
         else:
             with store.lease("gc") as lease:
-                Collection(store, lease, report, grace_s, fence_s).run(undelete_s)
+                Collection(store, lease, report, grace_s, fence_s).run(undelete_s, checkpoint_s)
     report.seconds = time.monotonic() - started
     return report
 
@@ -92,9 +97,10 @@ def only_collector(store: Store) -> Iterator[None]:
         os.close(lock)
 
 
-def foresee(store: Store, report: GcReport, undelete_s: float) -> None:
+def foresee(store: Store, report: GcReport, undelete_s: float, checkpoint_s: float) -> None:
     """Count what a first look would condemn, and what is condemned already."""
     report.forgotten_images = len(expired_removals(store, undelete_s))
+    report.forgotten_checkpoints = expired_checkpoints(store.layout, store.ledger, ago(checkpoint_s))
     condemned = store.ledger.condemned_packs()
     sizes = store.ledger.packs()
     index, alive = mark(store)
@@ -113,9 +119,14 @@ def foresee(store: Store, report: GcReport, undelete_s: float) -> None:
             report.rewritten_packs += 1
 
 
+def ago(seconds: float) -> int:
+    """Return the time (microseconds, UTC) that was so many seconds ago."""
+    return time.time_ns() // 1000 - int(seconds * 1e6)
+
+
 def expired_removals(store: Store, undelete_s: float) -> list[bytes]:
     """Return the roots of removed images whose undelete period is over."""
-    limit = time.time_ns() // 1000 - int(undelete_s * 1e6)
+    limit = ago(undelete_s)
     return [pin.root for pin, removed_at in store.ledger.removed_pins() if removed_at <= limit]
 
 
@@ -129,11 +140,12 @@ class Collection:
         self._grace_s = grace_s
         self._fence_s = fence_s
 
-    def run(self, undelete_s: float) -> None:
+    def run(self, undelete_s: float, checkpoint_s: float) -> None:
         """Look twice: at what was condemned before, and at everything else."""
         store, report = self._store, self._report
-        report.forgotten_images = store.ledger.forget_removed(time.time_ns() // 1000 - int(undelete_s * 1e6))
+        report.forgotten_images = store.ledger.forget_removed(ago(undelete_s))
         drop_dead_leases(store.layout, store.ledger)
+        report.forgotten_checkpoints = forget_expired(store.ledger, ago(checkpoint_s))
         self._second_look()
         self._first_look()
         if self._grace_s == 0 and store.ledger.condemned_packs():
