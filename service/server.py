@@ -21,6 +21,7 @@ from service.catalog import schema
 from service.catalog.database import Database
 from service.config import Address, ServeConfig, WorkerConfig
 from service.images import Images
+from service.operations import ending
 from service.operations.use_cases import Operations
 from service.registration import new_grpc_server, register
 from service.sealing import KEY_FILE, Sealer
@@ -75,7 +76,7 @@ class Server:
         self._health = register(
             self._grpc,
             images=Images(database, Sealer.at_path(config.data_dir / KEY_FILE), partial(_unpin, store)),
-            operations=Operations(database),
+            operations=Operations(database, partial(ending.forget, store)),
             announced=str(self.announced),
             draining=self._draining,
         )

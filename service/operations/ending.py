@@ -7,6 +7,7 @@ from collections.abc import Callable
 from google.rpc import code_pb2, status_pb2
 from sqlalchemy.engine import Connection
 
+from dataplane import Store
 from service import convert
 from service.catalog import image_rows, operation_rows
 from service.faults import LeaseLost
@@ -40,9 +41,23 @@ def succeed(
     pin(tx)
 
 
-def undo(tx: Connection, operation: Operation, *, epoch: int, error: status_pb2.Status) -> bool:
+Forget = Callable[[Connection, str], None]
+"""Gives up, in a transaction, what workers have kept in the store to go on with an operation (its id) from."""
+
+
+def forget(store: Store, tx: Connection, operation_id: str) -> None:
+    """Give up an operation's checkpoints in `store`, whose ledger lies in the database of the catalogue."""
+    store.forget_checkpoints(operation_id, connection=tx.connection.driver_connection)
+
+
+def nothing_kept(_tx: Connection, _operation_id: str) -> None:
+    """Forget nothing, where there is no store."""
+
+
+def undo(tx: Connection, operation: Operation, *, epoch: int, error: status_pb2.Status, forget: Forget) -> bool:
     """End the operation with `error` and remove its image, which frees the name; False when the epoch moved on."""
     ended = operation_rows.finish(tx, operation.id, epoch=epoch, now_us=now_us(), error=error.SerializeToString())
     if ended:
         image_rows.delete(tx, operation.image_id, status=ImageStatus.CREATING)
+        forget(tx, operation.id)
     return ended

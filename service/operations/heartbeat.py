@@ -45,7 +45,14 @@ class Heartbeat:
     to save effort; what keeps two workers from both committing is the epoch, which the last transaction checks.
     """
 
-    def __init__(self, database: Database, operation: Operation, progress: Progress, draining: threading.Event) -> None:
+    def __init__(
+        self,
+        database: Database,
+        operation: Operation,
+        progress: Progress,
+        draining: threading.Event,
+        forget: ending.Forget = ending.nothing_kept,
+    ) -> None:
         self.cancelled = threading.Event()
         self.reason: Stop | None = None
         self.interrupt: Callable[[], None] = _nothing
@@ -54,6 +61,7 @@ class Heartbeat:
         self._operation = operation
         self._progress = progress
         self._draining = draining
+        self._forget = forget
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"heartbeat-{operation.id}", daemon=True)
 
@@ -107,7 +115,9 @@ class Heartbeat:
             return
         try:
             ended = self._database.write(
-                lambda tx: ending.undo(tx, self._operation, epoch=self._operation.epoch, error=ending.CANCELLED)
+                lambda tx: ending.undo(
+                    tx, self._operation, epoch=self._operation.epoch, error=ending.CANCELLED, forget=self._forget
+                )
             )
         except (SQLAlchemyError, DataplaneError) as error:  # the work itself ends the operation once it wakes up
             log.warning("cancel not recorded", operation_id=self._operation.id, reason=str(error))

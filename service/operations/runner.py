@@ -57,6 +57,7 @@ class Runner:
     ) -> None:
         self._database = database
         self._store = store
+        self._forget = partial(ending.forget, store)
         self._sealer = sealer
         self._policy = policy
         self._owner = owner
@@ -70,7 +71,7 @@ class Runner:
         log.info("operation claimed", operation_id=operation.id, image_id=operation.image_id, epoch=operation.epoch)
         progress = Progress()
         try:
-            with Heartbeat(self._database, operation, progress, self._draining) as heartbeat:
+            with Heartbeat(self._database, operation, progress, self._draining, self._forget) as heartbeat:
                 self._run(operation, progress, heartbeat)
         except LeaseLost as error:
             log.warning("operation lost", operation_id=operation.id, reason=str(error))
@@ -117,7 +118,13 @@ class Runner:
             min_disk_size = _min_disk_size(image.spec.min_disk_size, source.virtual_size)
             heartbeat.interrupt = source.close
             with prepare_import(
-                self._store, source, domain=operation.folder_id, progress=progress, cancelled=heartbeat.cancelled
+                self._store,
+                source,
+                domain=operation.folder_id,
+                progress=progress,
+                cancelled=heartbeat.cancelled,
+                owner=operation.id,
+                resumes=lambda: heartbeat.reason in (Stop.DRAINED, Stop.LOST),
             ) as prepared:
                 self._database.write(self._completion(operation, prepared, progress, min_disk_size))
 
@@ -152,7 +159,9 @@ class Runner:
     def _end_stopped(self, operation: Operation, reason: Stop) -> None:
         if reason is Stop.CANCELLED:
             self._undo(operation, ending.CANCELLED)
-        elif reason is Stop.DRAINED:
+        elif reason is Stop.LOST:
+            self._leave_nothing(operation)
+        else:
             self._database.write(lambda tx: operation_rows.release(tx, operation.id, epoch=operation.epoch))
         log.info("operation stopped", operation_id=operation.id, image_id=operation.image_id, reason=reason.value)
 
@@ -162,7 +171,19 @@ class Runner:
         log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
 
     def _undo(self, operation: Operation, failure: status_pb2.Status) -> bool:
-        return self._database.write(lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=failure))
+        return self._database.write(
+            lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=failure, forget=self._forget)
+        )
+
+    def _leave_nothing(self, operation: Operation) -> None:
+        """Give up what this worker has kept of a lost operation, unless another one is going on with it."""
+
+        def work(tx: Connection) -> None:
+            current = operation_rows.get(tx, operation.id)
+            if current is None or current.done:
+                self._forget(tx, operation.id)
+
+        self._database.write(work)
 
     def _cancel_requested(self, operation: Operation) -> bool:
         with self._database.read() as tx:

@@ -15,8 +15,9 @@ from service.operations import ending
 class Operations:
     """Operations for callers that have been checked."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, forget: ending.Forget = ending.nothing_kept) -> None:
         self._database = database
+        self._forget = forget
 
     def get(self, operation_id: str) -> Operation:
         """Return the operation as it is now. Raises NotFound."""
@@ -34,7 +35,7 @@ class Operations:
             if running is not None:
                 epoch = operation_rows.fence_idle(tx, operation_id, now_us=now_us())
                 if epoch is not None:
-                    ending.undo(tx, running, epoch=epoch, error=ending.CANCELLED)
+                    ending.undo(tx, running, epoch=epoch, error=ending.CANCELLED, forget=self._forget)
             return _found(operation_rows.get(tx, operation_id), operation_id)
 
         return self._database.write(work)

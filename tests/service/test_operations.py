@@ -44,7 +44,8 @@ class Catalogue:
         self.database = Database.at_path(folder / "catalogue.sqlite3")
         self.database.write(schema.create_tables)
         self.images = Images(self.database, Sealer.at_path(folder / "key"), lambda _tx, _id: None)
-        self.operations = Operations(self.database)
+        self.forgotten: list[str] = []
+        self.operations = Operations(self.database, lambda _tx, id: self.forgotten.append(id))
 
     def create(self) -> Operation:
         return self.create_named("disk")
@@ -86,7 +87,11 @@ class Catalogue:
         self.database.write(work)
 
     def fail(self, operation: Operation) -> bool:
-        return self.database.write(lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=FAILURE))
+        return self.database.write(
+            lambda tx: ending.undo(
+                tx, operation, epoch=operation.epoch, error=FAILURE, forget=lambda _tx, id: self.forgotten.append(id)
+            )
+        )
 
     def status(self, image_id: str) -> ImageStatus | None:
         try:
@@ -207,6 +212,7 @@ def test_failure_removes_the_image_and_frees_its_name(catalogue: Catalogue) -> N
     catalogue.create()
     operation = catalogue.claimed()
     assert catalogue.fail(operation)
+    assert catalogue.forgotten == [operation.id]
     ended = catalogue.operations.get(operation.id)
     assert (ended.done, ended.response, ended.source) == (True, None, None)
     assert ended.error is not None
@@ -220,6 +226,7 @@ def test_failure_of_an_older_epoch_changes_nothing(catalogue: Catalogue) -> None
     first = catalogue.claimed("a", EXPIRED)
     catalogue.claimed("b")
     assert not catalogue.fail(first)
+    assert catalogue.forgotten == []
     assert catalogue.status(first.image_id) is ImageStatus.CREATING
 
 
@@ -251,6 +258,7 @@ def test_cancel_of_an_orphan_ends_it_and_fences_its_worker(catalogue: Catalogue)
     catalogue.create()
     orphan = catalogue.claimed("a", EXPIRED)
     assert catalogue.operations.cancel(orphan.id).done
+    assert catalogue.forgotten == [orphan.id]
     assert catalogue.beat(orphan) is None
     with pytest.raises(LeaseLost):
         catalogue.succeed(orphan, [])
