@@ -39,6 +39,13 @@ class ByteReader(ABC):
 
         return memoryview(array("q", (offset, end - offset))).cast("B").cast("q", (1, 2))
 
+    def version(self) -> str | None:
+        """Return a name of these very bytes that is the same when they are opened again, or None when there is none.
+
+        It may hold parts of paths and URLs: for digests, not for messages.
+        """
+        return None
+
     def check_unchanged(self) -> None:
         """Raise SourceUnavailable when the source is known to have changed since it was opened."""
 

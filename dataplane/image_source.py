@@ -31,6 +31,9 @@ class ImageSource(ABC):
     decoded_size_max: int = 0
     """No compressed extent decodes to more than this many bytes; 0 when there are none. A power of two."""
 
+    choice: str = ""
+    """What else than the bytes of its readers decides what this disk is: which snapshot was picked, say."""
+
     @abstractmethod
     def extents(self) -> Iterator[memoryview]:
         """Yield batches of extents (see ``dataplane.extent``) that cover ``[0, virtual_size)`` exactly, in order.

@@ -10,7 +10,7 @@ from dataplane import Store
 
 
 class Contents(Protocol):
-    """Pins, by name, that live and die with rows of the catalogue."""
+    """Pins, by name, that live and die with rows of the catalogue; and what unfinished work has kept."""
 
     def keep_also(self, tx: Connection, name: str, *, also: str) -> None:
         """Pin the content of `name` under the name `also` too. Raises NotFound."""
@@ -18,6 +18,10 @@ class Contents(Protocol):
 
     def let_go(self, tx: Connection, name: str) -> None:
         """Remove the pin `name`. Raises NotFound."""
+        ...
+
+    def forget_kept(self, tx: Connection, operation_id: str) -> None:
+        """Give up what workers have kept in the store to go on with an operation from."""
         ...
 
 
@@ -34,3 +38,7 @@ class StoreContents:
     def let_go(self, tx: Connection, name: str) -> None:
         """Remove the pin `name`. Raises NotFound."""
         self._store.unpin(name, connection=tx.connection.driver_connection)
+
+    def forget_kept(self, tx: Connection, operation_id: str) -> None:
+        """Give up the checkpoints of an operation."""
+        self._store.forget_checkpoints(operation_id, connection=tx.connection.driver_connection)

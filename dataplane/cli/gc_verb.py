@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long removed images are kept for undelete (default: 7d)",
     )
     parser.add_argument(
+        "--checkpoint-period",
+        type=parse_duration,
+        default=86400.0,
+        metavar="1d",
+        help="how long what an interrupted import has stored is kept for starting it again (default: 1d)",
+    )
+    parser.add_argument(
         "--fence-after",
         type=parse_duration,
         default=60.0,
@@ -56,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             dry_run=args.dry_run,
             grace_s=args.grace,
             undelete_s=args.undelete_period,
+            checkpoint_s=args.checkpoint_period,
             fence_s=args.fence_after,
         )
     fields = {**asdict(report), "seconds": round(report.seconds, 3)}

@@ -75,6 +75,7 @@ def open_source(
             opened.callback(layers[-1].close)
         _check_complete(layers, extent_dir)
         source = _chained(layers)
+        source.choice = " ".join([*(layer.format for layer in layers), snapshot or ""])
         opened.pop_all()
     return source
 

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -55,6 +56,8 @@ class Feed(Generic[Note]):
     with the last window, with ``stop``, and with the feed.
 
     `on_claim(offset, length)` runs for each window in disk order, under the feed's lock. `cancelled` stops claiming.
+    Windows before byte `start` of the disk, a multiple of WINDOW_SIZE, are left out: their data is neither read nor
+    fetched, though the tables are.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class Feed(Generic[Note]):
         on_claim: Callable[[int, int], Note],
         progress: Progress,
         cancelled: threading.Event | None,
+        start: int = 0,
     ) -> None:
         self._source = source
         self._on_claim = on_claim
         self._progress = progress
         self._cancelled = cancelled
+        self._start = start
         self._batches = source.extents()
         self._lock = threading.Lock()
         self._plan: Plan | None = None
@@ -125,11 +130,16 @@ class Feed(Generic[Note]):
 
     def _take(self, plan: Plan) -> None:
         self._plan = plan
-        self._next = 0
+        self._next = first_window(plan, self._start)
         self._descriptors = descriptors(self._source, plan)
-        if any(self._descriptors[reader] < 0 for reader in plan.readers()):
-            self._prefetch = Prefetch(self._source, self._batches, plan, descriptors, self._cancelled)
+        if self._next < plan.window_count and any(self._descriptors[reader] < 0 for reader in plan.readers()):
+            self._prefetch = Prefetch(self._source, self._batches, plan, self._next, descriptors, self._cancelled)
             weakref.finalize(self, self._prefetch.stop)
+
+
+def first_window(plan: Plan, start: int) -> int:
+    """Return the index of the first window of `plan` that does not lie before byte `start` of the disk."""
+    return bisect_left(range(plan.window_count), start, key=lambda index: plan.window(index)[0])
 
 
 def descriptors(source: ImageSource, plan: Plan) -> array[int]:

@@ -3,6 +3,8 @@
 1. Packs, then runs, are written and made durable in the writer's own folder, and moved into place.
 2. One ledger transaction names them and pins the root. A crash before it leaves files that no one refers to; after it
    the image is whole.
+
+Of a source that would be known again both also happen on the way, with a checkpoint in the place of the pin.
 """
 
 from __future__ import annotations
@@ -10,23 +12,27 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from dataplane.errors import AlreadyExists, UsageError
+from dataplane.errors import AlreadyExists, Cancelled, UsageError
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
+from dataplane.ingest.checkpointing import MAY_PASS, Checkpointing, leave, take_over
 from dataplane.ingest.crew import thread_count
+from dataplane.ingest.done import Done
 from dataplane.ingest.pipeline import Pipeline
 from dataplane.ingest.progress import Progress
+from dataplane.ingest.publication import Publication
+from dataplane.ingest.source_version import source_version
 from dataplane.limits import NAME_LENGTH_MAX
+from dataplane.store.checkpoints import Checkpoint, drop_checkpoint
 from dataplane.store.lease import Lease
 from dataplane.store.live_index import LiveIndex
 from dataplane.store.pack import PackSet
 from dataplane.store.pins import Pin
-from dataplane.store.publish import publish
-from dataplane.store.runs import write_runs
 from dataplane.store.store import Store
 from dataplane.store.tidying import tidy
 
@@ -73,6 +79,7 @@ class PreparedImport:
         self,
         store: Store,
         lease: Lease,
+        publication: Publication,
         *,
         root: bytes,
         domain: str,
@@ -80,22 +87,18 @@ class PreparedImport:
         sizes: Sizes,
         progress: Progress,
         started: float,
-        packs: list[tuple[bytes, int]],
-        runs: list[tuple[bytes, int]],
     ) -> None:
         self._store = store
         self._lease = lease
         self._domain = domain
-        self._packs = packs
-        self._runs = runs
+        self._publication = publication
         self._progress = progress
         self._started = started
         self.root = root
         self.format = source_format
         self.sizes = sizes
         self.bytes_read = progress.read_bytes
-        layout = store.layout
-        self.bytes_written = sum(size for _, size in packs) + sum(layout.run(n).stat().st_size for n, _ in runs)
+        self.bytes_written = publication.bytes_written
 
     @property
     def seconds(self) -> float:
@@ -111,9 +114,9 @@ class PreparedImport:
         ledger = self._store.ledger
         self._progress.stage = "committing"
         with ledger.transaction(connection) as transaction:
-            self._lease.check(transaction)
-            ledger.add_objects(transaction, self._packs, self._runs)
+            self._publication.name(transaction)
             ledger.add_pin(transaction, self._pin(name))
+            drop_checkpoint(transaction, self._lease.id)
         self._progress.stage = "done"
 
     def _pin(self, name: str) -> Pin:
@@ -137,19 +140,8 @@ class PreparedImport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What the ledger says decides, not whether an error passed by: a commit may have gone through before it. And it
-        # is asked after one more durable commit: what a failed commit left in the log could come true after a crash
-        # until something is written over it. When the ledger does not answer the files stay, as garbage for collection.
-        layout, ledger = self._store.layout, self._store.ledger
-        with contextlib.suppress(Exception):
-            self._lease.remove_row()
-            live_packs, live_runs = ledger.packs(), set(ledger.runs())
-            for name, _ in self._runs:
-                if name not in live_runs:
-                    layout.run(name).unlink(missing_ok=True)
-            for name, _ in self._packs:
-                if name not in live_packs:
-                    layout.pack(name).unlink(missing_ok=True)
+        self._publication.withdraw()
+        leave(self._store, self._lease, kept=isinstance(error, MAY_PASS))
         self._lease.close()
         if error is None:
             tidy(self._store)
@@ -163,46 +155,123 @@ def prepare_import(
     threads: int | None = None,
     progress: Progress | None = None,
     cancelled: threading.Event | None = None,
+    owner: str = "",
+    resumes: Callable[[], bool] = lambda: False,
 ) -> PreparedImport:
     """Move everything of `source` that the store lacks into packs, durably, and return what is left to pin.
 
     `threads` is how many work at once (default: one a core). `cancelled` is looked at once a window. Raises Cancelled,
-    SourceError, NoSpace, IoFailed or Corrupt, and leaves nothing behind then.
+    SourceError, NoSpace, IoFailed or Corrupt, and leaves no files behind then.
+
+    A source that would be known again is imported with checkpoints, and from the furthest one that the store has of it.
+    A killed process leaves its checkpoint, and so does a failure that may pass; every other failure removes it.
+    `resumes` is asked when the work was cancelled: True keeps the checkpoint for whoever goes on. `owner` is what
+    ``Store.forget_checkpoints`` finds it by.
     """
     progress = progress if progress is not None else Progress()
-    started = time.monotonic()
     key = store.domain_key(domain)
     lease = store.lease("import")
+    publication = Publication(store, lease)
+    work = _Import(store, source, lease, publication, key, domain, owner, progress)
     try:
-        packs = PackSet(lease.path, key)
+        return work.run(thread_count(threads), cancelled)
+    except BaseException as error:
+        publication.withdraw()
+        leave(store, lease, kept=isinstance(error, MAY_PASS) or (isinstance(error, Cancelled) and resumes()))
+        lease.close()
+        raise
+
+
+class _Import:
+    """One import at work, under a lease that its caller gives back."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: ImageSource,
+        lease: Lease,
+        publication: Publication,
+        key: bytes,
+        domain: str,
+        owner: str,
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._lease = lease
+        self._publication = publication
+        self._domain = domain
+        self._owner = owner
+        self._progress = progress
+        self._key = key
+
+    def run(self, threads: int, cancelled: threading.Event | None) -> PreparedImport:
+        """Do everything but the pin."""
+        started = time.monotonic()
+        store, lease = self._store, self._lease
+        version = source_version(self._source, self._key)
+        done = Done()
+        if version is not None:
+            done = take_over(
+                store, lease, owner=self._owner, source=version, domain=self._domain,
+                virtual_size=self._source.virtual_size,
+            )  # fmt: skip
+        packs = PackSet(lease.path, self._key)
+        checkpointing = None if version is None else self._checkpointing(packs, version)
         try:
-            pipeline = Pipeline(
-                source,
-                StoreSink(LiveIndex(store), packs),
-                key=key,
-                domain=domain,
-                chunk_size=store.chunk_size,
-                codec=store.codec,
-                threads=thread_count(threads),
-                progress=progress,
-                cancelled=cancelled,
-            )
-            root, sizes = pipeline.run()
-            del pipeline  # the table of digests goes before the runs are sorted
-            progress.stage = "committing"
+            root, sizes = self._pipeline(packs, done, checkpointing, threads, cancelled)
+            del done  # the table of digests goes before the runs are sorted
+            self._progress.stage = "committing"
+            if checkpointing is not None:
+                checkpointing.finish()
             sealed = packs.finish()
         except BaseException:
             packs.abandon()
+            if checkpointing is not None:
+                with contextlib.suppress(Exception):  # what ended the import is what counts
+                    checkpointing.finish()
             raise
-        runs = list(write_runs(sealed, lease.path))
-        published = publish(store, sealed, runs)
+        self._publication.publish(sealed)
         return PreparedImport(
-            store, lease, root=root, domain=domain, source_format=source.format, sizes=sizes, progress=progress,
-            started=started, packs=published, runs=[(name, entries) for name, _, entries in runs],
+            store, lease, self._publication, root=root, domain=self._domain, source_format=self._source.format,
+            sizes=sizes, progress=self._progress, started=started,
         )  # fmt: skip
-    except BaseException:
-        lease.close()
-        raise
+
+    def _checkpointing(self, packs: PackSet, version: bytes) -> Checkpointing:
+        return Checkpointing(
+            self._store,
+            self._lease,
+            packs,
+            self._publication,
+            Checkpoint(
+                lease=self._lease.id, owner=self._owner, source=version, domain=self._domain, root=b"", position=0,
+                saved_at=0,
+            ),
+            self._progress,
+        )  # fmt: skip
+
+    def _pipeline(
+        self,
+        packs: PackSet,
+        done: Done,
+        keeper: Checkpointing | None,
+        threads: int,
+        cancelled: threading.Event | None,
+    ) -> tuple[bytes, Sizes]:
+        store = self._store
+        return Pipeline(
+            self._source,
+            StoreSink(LiveIndex(store), packs),
+            key=self._key,
+            domain=self._domain,
+            chunk_size=store.chunk_size,
+            codec=store.codec,
+            threads=threads,
+            progress=self._progress,
+            cancelled=cancelled,
+            done=done,
+            keeper=keeper,
+        ).run()
 
 
 def check_name(name: str) -> None:

@@ -8,13 +8,14 @@ from typing import Protocol
 
 from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState, blake3
-from dataplane.engine.table import DigestTable
 from dataplane.engine.window import Window
 from dataplane.extent import WINDOW_SIZE
 from dataplane.image_source import ImageSource
-from dataplane.ingest.accounting import RunningTotals, Sizes
+from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import run_crew
+from dataplane.ingest.done import Done
 from dataplane.ingest.feed import Claim, Feed
+from dataplane.ingest.gate import Gate
 from dataplane.ingest.progress import Progress
 from dataplane.store.manifest import ManifestBuilder
 
@@ -32,8 +33,21 @@ class Sink(Protocol):
         """Take encoded chunks that lie one behind the other, each `plain_length` bytes when decoded."""
 
 
+class Keeper(Protocol):
+    """Who is told now and then what is done so far, so that a later import can go on from there."""
+
+    def is_due(self) -> bool:
+        """Tell whether it is time."""
+
+    def keep(self, position: int, root: bytes) -> None:
+        """Take the root of all before byte `position` of the disk, appended to the sink; nothing else is meanwhile."""
+
+
 class Pipeline:
-    """One source on its way into a sink, with keyed BLAKE3 chunk ids. Used once."""
+    """One source on its way into a sink, with keyed BLAKE3 chunk ids. Used once.
+
+    `done` is what an earlier import has done of it, which is neither read nor counted again.
+    """
 
     def __init__(
         self,
@@ -47,7 +61,10 @@ class Pipeline:
         threads: int,
         progress: Progress,
         cancelled: threading.Event | None,
+        done: Done | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        done = done if done is not None else Done()
         self._source = source
         self._sink = sink
         self._key = key
@@ -57,11 +74,15 @@ class Pipeline:
         self._threads = threads
         self._progress = progress
         self._lock = threading.Lock()
-        self._table = DigestTable(DIGEST_SIZE)
-        self._totals = RunningTotals()
+        self._table = done.table
+        self._totals = done.totals
         self._objects: set[bytes] = set()
         self._manifest = ManifestBuilder(chunk_size, self._store_object)
-        self._feed = Feed(source, self._note_claim, progress, cancelled)
+        self._manifest.restore(done.pages, done.open_page)
+        self._keeper = keeper
+        self._gate = Gate()
+        self._position = progress.resumed_bytes = done.position
+        self._feed = Feed(source, self._note_claim, progress, cancelled, done.position)
 
     def run(self) -> tuple[bytes, Sizes]:
         """Move the source and return (root id, sizes). Raises Cancelled, SourceError, NoSpace, IoFailed or Corrupt."""
@@ -80,6 +101,7 @@ class Pipeline:
     def _note_claim(self, offset: int, length: int) -> None:
         with self._lock:
             self._manifest.claim(offset)
+            self._position = offset + WINDOW_SIZE
 
     def _work(self) -> None:
         chunk_count = WINDOW_SIZE // self._chunk_size
@@ -88,7 +110,18 @@ class Pipeline:
         encoded = memoryview(bytearray(WINDOW_SIZE))
         ids = memoryview(bytearray(chunk_count * DIGEST_SIZE))
         lengths = memoryview(array("I", bytes(4 * chunk_count)))
-        while (claim := self._feed.claim()) is not None:
+        while self._work_on_one(window, encoder, encoded, ids, lengths):
+            if self._keeper is not None and self._keeper.is_due():
+                self._keep(self._keeper)
+
+    def _work_on_one(
+        self, window: Window, encoder: Encoder, encoded: memoryview, ids: memoryview, lengths: memoryview
+    ) -> bool:
+        """Claim a window and work on it, with the buffers of this thread; False when there is none left."""
+        with self._gate.passing():
+            claim = self._feed.claim()
+            if claim is None:
+                return False
             self._feed.load(claim, window)
             states = window.states
             distinct = self._table.claim(window.digests, states)
@@ -100,6 +133,14 @@ class Pipeline:
                 )
                 self._sink.append(ids[: made * DIGEST_SIZE], lengths[:made], self._chunk_size, encoded[:used])
             self._finish(claim, window, distinct, made, stored_bytes + used, used)
+        return True
+
+    def _keep(self, keeper: Keeper) -> None:
+        """Hand over what is done so far. Windows under way are waited for: then all before the next claim is done."""
+        with self._gate.alone() as alone:
+            if alone and keeper.is_due():
+                root = self._manifest.so_far(self._source.virtual_size, self._domain)
+                keeper.keep(self._position, self._store_object(root.to_bytes()))
 
     def _finish(
         self, claim: Claim[None], window: Window, distinct: int, made: int, storage_size: int, written: int

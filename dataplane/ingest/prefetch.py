@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from dataplane.engine.plan import Plan
 from dataplane.errors import Cancelled, InvalidImage
@@ -45,13 +47,14 @@ class Ready:
 
 
 class _Request:
-    """A range of one reader, and the parts of slabs that it fills one behind the other."""
+    """A range of one reader, and the parts of slabs that it fills one behind the other, `filled` of them so far."""
 
-    __slots__ = ("end", "offset", "reader", "slabs", "views")
+    __slots__ = ("end", "filled", "offset", "reader", "slabs", "views")
 
     def __init__(self, reader: int, offset: int) -> None:
         self.reader = reader
         self.offset = self.end = offset
+        self.filled = 0
         self.views: list[memoryview] = []
         self.slabs: list[Slab] = []
 
@@ -74,10 +77,14 @@ class Prefetch:
         source: ImageSource,
         batches: Iterator[memoryview],
         first: Plan,
+        first_window: int,
         descriptors: Callable[[ImageSource, Plan], array[int]],
         cancelled: threading.Event | None,
     ) -> None:
-        """Begin with plan `first`, then what `batches` has left. `descriptors` finds those of a plan's readers."""
+        """Begin with window `first_window` of plan `first`, then what `batches` has left.
+
+        `descriptors` finds those of a plan's readers.
+        """
         self._source = source
         self._batches = batches
         self._descriptors = descriptors
@@ -89,14 +96,14 @@ class Prefetch:
         self._ready: deque[Ready] = deque()
         self._requests: deque[_Request] = deque()
         self._live: list[Slab] = []
-        self._spare: list[bytearray] = []  # buffers to use again, since new memory costs time
+        self._spare: list[memoryview] = []  # buffers to use again, since new memory costs time
         self._memory = 0  # bytes of live slabs
         self._requests_made = 0
         self._planned = False
-        self._failure: BaseException | None = None  # of the planning
+        self._failure: BaseException | None = None  # what comes behind the last window that was planned
         self._failed = False  # a request has
         self._stopped = threading.Event()
-        threading.Thread(target=self._plan_all, args=(first,), name="planning", daemon=True).start()
+        threading.Thread(target=self._plan_all, args=(first, first_window), name="planning", daemon=True).start()
         for number in range(REQUESTS_MAX):
             threading.Thread(target=self._fetch_all, name=f"fetching-{number}", daemon=True).start()
 
@@ -135,8 +142,9 @@ class Prefetch:
                 used.users -= 1
                 if used.users == 0:
                     self._live.remove(used)
-                    self._memory -= len(used.buffer)
-                    self._spare.append(used.buffer)
+                    self._memory -= len(used.view)
+                    if not self._planned:
+                        self._spare.append(used.view)
             slab.pieces.clear()
             self._room.notify()
 
@@ -159,22 +167,24 @@ class Prefetch:
             condition.notify_all()
 
     # ---------------------------------------------------------------------------------------------------- planning
-    def _plan_all(self, plan: Plan | None) -> None:
+    def _plan_all(self, plan: Plan | None, first_window: int) -> None:
         failure: BaseException | None = None
         try:
             while plan is not None and not self._stopped.is_set():
                 descriptors = self._descriptors(self._source, plan)
-                for index in range(plan.window_count):
+                for index in range(first_window, plan.window_count):
                     if not self._plan_window(plan, index, descriptors):
                         return
+                first_window = 0
                 batch = next(self._batches, None)
                 plan = None if batch is None else Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
         except BaseException as error:  # raised again in the thread that takes windows
             failure = error
         finally:
             with self._lock:
-                self._failure = failure
+                self._failure = self._failure or failure
                 self._planned = True
+                self._spare.clear()  # nobody will ask for one again
                 self._wake_all()
 
     def _plan_window(self, plan: Plan, index: int, descriptors: array[int]) -> bool:
@@ -212,17 +222,18 @@ class Prefetch:
         for source in {piece.source for piece in slab.pieces}:
             source.users += 1
         self._live.append(slab)
-        self._memory += size
+        self._memory += len(slab.view)
         return slab
 
-    def _new_buffer(self, size: int) -> bytearray:
-        """Return a buffer of `size` bytes, a used one when one fits; together all stay within MEMORY_MAX."""
+    def _new_buffer(self, size: int) -> memoryview:
+        """Return a buffer of `size` bytes or some more, a used one when one fits; all stay within MEMORY_MAX."""
         for number, spare in enumerate(self._spare):
-            if len(spare) == size:
+            if size <= len(spare) <= size + size // 2:
                 return self._spare.pop(number)
         while self._spare and self._memory + sum(map(len, self._spare)) + size > MEMORY_MAX:
             self._spare.pop(0)
-        return bytearray(size)
+        # Pages come when they are received into. A bytearray would be cleared here, and everybody kept waiting.
+        return memoryview(mmap.mmap(-1, size))
 
     def _shared(self, wanted: tuple[int, int, int]) -> Iterator[tuple[int, int, Slab, int]]:
         """Yield (offset, length, slab, position there) of what live slabs have of a range: in order, each byte once."""
@@ -260,10 +271,17 @@ class Prefetch:
         while (request := self._next_request()) is not None:
             error: BaseException | None = None
             try:
-                read_into(self._source.readers[request.reader], request.offset, request.views, self._stopped.is_set)
+                read_into(
+                    self._source.readers[request.reader],
+                    request.offset,
+                    request.views,
+                    self._stopped.is_set,
+                    partial(self._note_part, request),
+                )
             except BaseException as failure:  # raised again in the thread that waits for these bytes
                 error = failure
-            self._settle(request, error)
+            if error is not None:
+                self._fail(request, error)
 
     def _next_request(self) -> _Request | None:
         """Return the next request, or None when there will be none."""
@@ -274,18 +292,24 @@ class Prefetch:
                 return None
             return self._requests.popleft()
 
-    def _settle(self, request: _Request, error: BaseException | None) -> None:
-        """Note how a request ended. After a failure nothing behind it is asked for, while what is before it goes on."""
+    def _note_part(self, request: _Request) -> None:
+        """Note that the next part of a request is there."""
         with self._lock:
-            ended = [request]
-            if error is not None:
-                self._failed = True
-                ended += self._requests
-                self._requests.clear()
-            for one in ended:
-                for slab in one.slabs:
+            slab = request.slabs[request.filled]
+            request.filled += 1
+            slab.pending -= 1
+            if not slab.pending:
+                self._arrived.notify_all()
+
+    def _fail(self, request: _Request, error: BaseException) -> None:
+        """Note that a request has failed. Nothing behind it is asked for, while what is before it goes on."""
+        with self._lock:
+            self._failed = True
+            self._failure = self._failure or error  # all of its parts may be there: the end of planning shows it then
+            for one in (request, *self._requests):
+                for slab in one.slabs[one.filled :]:
                     slab.pending -= 1
                     slab.error = slab.error or error
+            self._requests.clear()
             self._arrived.notify_all()
-            if error is not None:
-                self._room.notify()
+            self._room.notify()

@@ -28,13 +28,16 @@ class ProgressSnapshot:
 class Progress:
     """Counters of one import, export or measurement.
 
-    `stage` is one of opening, reading, committing and done. Written by one pipeline (under its lock), read by anyone.
+    `stage` is one of opening, reading, committing and done. `resumed_bytes` is where on the disk an import went on that
+    had been interrupted: what lies before has cost this one nothing. Written by one pipeline (under its lock), read by
+    anyone.
     """
 
     def __init__(self) -> None:
         self.stage = "opening"
         self.total_bytes = 0
         self.position_bytes = 0
+        self.resumed_bytes = 0
         self.read_bytes = 0
         self.zero_bytes = 0
         self.duplicate_bytes = 0
@@ -45,7 +48,8 @@ class Progress:
     def snapshot(self) -> ProgressSnapshot:
         """Return the counters as they stand."""
         seconds = time.monotonic() - self._started
-        rate = self.position_bytes / seconds if seconds > 0 else 0.0
+        passed = max(0, self.position_bytes - self.resumed_bytes)
+        rate = passed / seconds if seconds > 0 else 0.0
         left = self.total_bytes - self.position_bytes
         return ProgressSnapshot(
             stage=self.stage,

@@ -26,11 +26,10 @@ class Slab:
     Its owner counts, under a lock of its own: `pending` requests, and `users`, the windows that still read it.
     """
 
-    def __init__(self, ranges: Sequence[Range], buffer: bytearray) -> None:
+    def __init__(self, ranges: Sequence[Range], view: memoryview) -> None:
         """Take a buffer of at least as many bytes as `ranges` have."""
         self.ranges = ranges
-        self.buffer = buffer
-        self.view = memoryview(buffer)
+        self.view = view
         self.positions: list[int] = []
         self.length = 0
         for _, _, length in ranges:
@@ -54,6 +53,11 @@ class Slab:
         """Yield (offset, length, position in the buffer) of what is fetched here of `wanted`, in order."""
         reader, offset, length = wanted
         end = offset + length
+        if not self.fetched or (reader, end) <= self.fetched[0][:2]:
+            return
+        last_reader, last_offset, last_length, _ = self.fetched[-1]
+        if (last_reader, last_offset + last_length) <= (reader, offset):
+            return
         number = max(0, bisect_right(self.fetched, (reader, offset, 0, 0)) - 1)
         while number < len(self.fetched) and self.fetched[number][:2] < (reader, end):
             held_reader, held_offset, held_length, position = self.fetched[number]

@@ -20,6 +20,10 @@ _LOOK_S = 0.05
 _SHARED = ipaddress.ip_network("100.64.0.0/10")  # carrier-grade NAT
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
+_PLATFORM = ipaddress.ip_address(
+    "168.63.129.16"
+)  # answers inside every virtual network of Azure, though it looks public
+
 # Ranges without public hosts that some Python versions call global.
 _NEVER_PUBLIC = tuple(
     ipaddress.ip_network(network)
@@ -142,6 +146,7 @@ def why_not_public(address: Address) -> str | None:
         (address.version == 4 and address in _SHARED, "carrier-grade NAT"),
         (address.is_private, "private"),
         (address.is_reserved, "reserved"),
+        (address == _PLATFORM, "cloud platform"),
         (any(address in network for network in _NEVER_PUBLIC), "special-purpose"),
         (not address.is_global, "not public"),
     )

@@ -89,6 +89,14 @@ class FileReader(ByteReader):
         except OSError as error:
             raise unreadable(self.name, error) from error
 
+    def version(self) -> str | None:
+        """Return what tells this state of a regular file from others; None for a device, which anyone may write to."""
+        if not stat.S_ISREG(self._opened.st_mode):
+            return None
+        opened = self._opened
+        # The time of the inode's change, unlike that of the content's, is nobody's to set.
+        return f"file {opened.st_dev} {' '.join(map(str, _identity(opened)))} {opened.st_ctime_ns}"
+
     def check_unchanged(self) -> None:
         """Raise SourceUnavailable when a regular file's size, modification time or inode have changed."""
         if not stat.S_ISREG(self._opened.st_mode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,7 @@ class HttpReader(ByteReader):
             raise UsageError(f"a time limit of {timeout_s:g} s is not between 0 and one day")
         origin = parse_source_url(url, allow_http=allow_http)
         self.name = origin.name
+        self._object_name = origin.object_name
         self._timeout_s = timeout_s
         self._closed = threading.Event()
         self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
@@ -103,6 +105,17 @@ class HttpReader(ByteReader):
         if offset < len(self._head):
             targets.copy(memoryview(self._head)[offset : offset + targets.length])
         self._fetch(offset, targets, given_up)
+
+    def version(self) -> str | None:
+        """Return the object's name without what signs for it, its size, validator and first bytes; None without one.
+
+        A strong ETag is a validator, or a Last-Modified that was long past when the first answer was sent.
+        """
+        pinned = self._pin.version() if self._pin is not None else None
+        if pinned is None:
+            return None
+        # Servers with many objects behind one path may count the versions of each from 1.
+        return f"{self._object_name} {pinned} {hashlib.sha256(self._head).hexdigest()}"
 
     def close(self) -> None:
         """Close all connections; reads under way in other threads end with SourceUnavailable. Idempotent."""

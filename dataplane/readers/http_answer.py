@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from dataplane.errors import InvalidImage, SourceForbidden, SourceUnavailable
 from dataplane.limits import VIRTUAL_SIZE_MAX
@@ -16,6 +17,7 @@ _PAGES = frozenset(("text/html", "application/xhtml+xml"))
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
 _STRONG_ETAG = re.compile(r'"[!#-~]*"')
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,19}")
+_SETTLED_S = 60.0
 
 _WORDS = {
     400: "the server calls the request malformed (400); check the URL",
@@ -36,6 +38,7 @@ class Pin:
     etag: str | None  # strong ones only
     modified: str | None  # used when there is no strong ETag
     weak_etag: str | None = None  # compared then too, though it says nothing about single bytes
+    settled: bool = False  # `modified` was long past when it was sent: later changes cannot have the same time
 
     def validator(self) -> str:
         """Return what tells this version from others, as well as the server does; empty when it does not."""
@@ -46,6 +49,12 @@ class Pin:
         if self.etag is not None:
             return {"If-Match": self.etag}
         return {"If-Unmodified-Since": self.modified} if self.modified is not None else {}
+
+    def version(self) -> str | None:
+        """Return what names this version also for those who open the object later, or None when nothing does."""
+        if self.etag is not None:
+            return f"{self.size} {self.etag}"
+        return f"{self.size} {self.modified} {self.weak_etag}" if self.settled else None
 
     def check_version(self, name: str, headers: Mapping[str, str]) -> None:
         """Raise SourceUnavailable when an answer's validators are not the pinned ones."""
@@ -103,7 +112,7 @@ def read_pin(name: str, headers: Mapping[str, str]) -> Pin:
     modified = _sendable(headers.get("Last-Modified"))
     if etag is not None and _STRONG_ETAG.fullmatch(etag):
         return Pin(size, etag, modified)
-    return Pin(size, None, modified, etag)
+    return Pin(size, None, modified, etag, _is_settled(modified, headers.get("Date")))
 
 
 def check_answer(name: str, headers: Mapping[str, str], pin: Pin, *, first: int, last: int) -> None:
@@ -131,6 +140,15 @@ def _check_form(name: str, headers: Mapping[str, str]) -> None:
         )
     if headers.get("Content-Type", "").strip().lower().startswith("multipart/"):
         raise SourceUnavailable(f"{name}: the server answers in several parts, though one range was asked for")
+
+
+def _is_settled(modified: str | None, date: str | None) -> bool:
+    """Tell whether an answer was sent so long after the last change that a second counts (RFC 9110, 8.8.2.2)."""
+    try:
+        age = parsedate_to_datetime(date or "") - parsedate_to_datetime(modified or "")
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return age.total_seconds() >= _SETTLED_S
 
 
 def _sendable(value: str | None) -> str | None:

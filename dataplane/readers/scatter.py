@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 from dataplane.byte_reader import ByteReader
 
@@ -11,9 +10,10 @@ from dataplane.byte_reader import ByteReader
 class Targets:
     """Buffers that are filled one behind the other. They belong to the caller."""
 
-    def __init__(self, views: Sequence[memoryview]) -> None:
-        """Take writable views of bytes."""
+    def __init__(self, views: Sequence[memoryview], on_full: Callable[[], None] | None = None) -> None:
+        """Take writable views of bytes; `on_full` is called when one of them is full, in order."""
         self._views = [view for view in views if len(view)]
+        self._on_full = on_full
         self._at = 0  # bytes filled of the first view
         self.length = sum(map(len, self._views))
         self.filled = 0
@@ -29,6 +29,8 @@ class Targets:
         if self._views and self._at == len(self._views[0]):
             del self._views[0]
             self._at = 0
+            if self._on_full is not None:
+                self._on_full()
 
     def copy(self, data: bytes | memoryview) -> None:
         """Fill with ``data``, which must fit."""
@@ -40,21 +42,21 @@ class Targets:
             at += len(view)
 
 
-@runtime_checkable
-class ReadsInto(Protocol):
-    """A reader that fills buffers itself."""
+def read_into(
+    reader: ByteReader,
+    offset: int,
+    views: Sequence[memoryview],
+    given_up: Callable[[], bool],
+    on_full: Callable[[], None] | None = None,
+) -> None:
+    """Fill ``views``, none of them empty, one behind the other with the bytes of ``reader`` from ``offset``.
 
-    def read_into(self, offset: int, targets: Targets, given_up: Callable[[], bool]) -> None:
-        """Fill ``targets`` from ``offset``; raises as ``read_at`` does, or SourceUnavailable once ``given_up``."""
-
-
-def read_into(reader: ByteReader, offset: int, views: Sequence[memoryview], given_up: Callable[[], bool]) -> None:
-    """Fill ``views`` one behind the other with the bytes of ``reader`` from ``offset``.
-
-    ``given_up`` is asked now and then whether anybody still wants them. Raises what the reader's ``read_at`` raises.
+    ``given_up`` is asked now and then whether anybody still wants them, ``on_full`` called for each view that is full.
+    Raises what the reader's ``read_at`` raises.
     """
-    targets = Targets(views)
-    if isinstance(reader, ReadsInto):
-        reader.read_into(offset, targets, given_up)
+    targets = Targets(views, on_full)
+    fill: Callable[[int, Targets, Callable[[], bool]], None] | None = getattr(reader, "read_into", None)
+    if fill is not None:
+        fill(offset, targets, given_up)
     else:
         targets.copy(reader.read_at(offset, targets.length))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
@@ -12,6 +13,14 @@ from dataplane.errors import SourceUnavailable
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 _URL_SIZE_MAX = 16 << 10
+
+_SIGNING = re.compile(
+    r"x-(?:amz|goog|oss|cos)-.*|(?:aws|google|oss)accesskeyid|googleaccessid|key-pair-id|signature|expires"
+)
+_SIGNING_BESIDE = {
+    "sig": re.compile(r"s[vsrtpe]|srt|sip|spr|sig|skoid|sktid|sk[tesv]|saoid|suoid|scid"),
+    "key-pair-id": re.compile(r"policy"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +34,32 @@ class SourceUrl:
     name: str  # for messages: no userinfo, query or fragment
 
     @property
+    def object_name(self) -> str:
+        """What is asked for, whoever has signed for it: for comparing, not for messages, as it may hold secrets."""
+        path, _, query = self.target.partition("?")
+        kept = "&".join(unsigned(query.split("&"))) if query else ""
+        return f"{self.scheme}://{self.host.lower()}:{self.port}{path}?{kept}"
+
+    @property
     def host_header(self) -> str:
         """The value of the Host header: the port only when it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def unsigned(parameters: Sequence[str]) -> list[str]:
+    """Return the parameters of a query that no known way of signing URLs has added, in order.
+
+    What is not known to be part of a signature may say which object is meant, and stays.
+    """
+    names = [parameter.partition("=")[0].lower() for parameter in parameters]
+    # Some names are those of a signature only beside another one.
+    patterns = [_SIGNING, *(pattern for mark, pattern in _SIGNING_BESIDE.items() if mark in names)]
+    return [
+        parameter
+        for parameter, name in zip(parameters, names, strict=True)
+        if not any(pattern.fullmatch(name) for pattern in patterns)
+    ]
 
 
 class _Refused(Exception):

@@ -39,6 +39,7 @@ COLUMNS = {
     "counted_roots": ("root", "domain", "number", "unique_size", "unique_chunks"),
     "count_files": ("name", "entries", "created_at"),
     "lost_chunks": ("id",),
+    "checkpoints": ("lease", "owner", "source", "domain", "root", "position", "saved_at"),
     "leases": ("id", "purpose", "root", "domain", "epoch", "beats", "created_at"),
 }
 """What every statement relies on: the schema is text in the database, and a bit of it may flip like any other."""
@@ -221,12 +222,17 @@ class Ledger:
         return {bytes.fromhex(str(id)) for (id,) in self.query("SELECT id FROM lost_chunks")}
 
     def domains(self) -> list[str]:
-        """Return the dedup domains that images, removed images and leases are in."""
-        rows = self.query(
-            "SELECT domain FROM pins UNION SELECT domain FROM removed_pins"
-            " UNION SELECT domain FROM leases WHERE domain IS NOT NULL ORDER BY 1"
-        )
-        return [str(domain) for (domain,) in rows]
+        """Return the dedup domains that images, removed images, leases and checkpoints are in."""
+        return sorted({domain for _, domain in self.roots()})
+
+    def roots(self) -> set[tuple[bytes, str]]:
+        """Return (root, domain) of all that is kept: images, removed ones, what leases read, and checkpoints.
+
+        One statement, and so one state of the ledger: what moves from one table to another meanwhile is not missed.
+        """
+        tables = ["pins", "removed_pins", "leases"] + (["checkpoints"] if self.schema_version > 1 else [])
+        rows = self.query(" UNION ".join(f"SELECT root, domain FROM {table}" for table in tables))  # noqa: S608
+        return {(bytes.fromhex(str(root)), str(domain)) for root, domain in rows if root is not None}
 
     # ------------------------------------------------------------------------------------------ changes
     def add_objects(

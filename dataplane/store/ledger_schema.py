@@ -50,7 +50,14 @@ LOST = (
     "CREATE TABLE lost_chunks (id TEXT PRIMARY KEY)",
 )
 
-VERSION_2 = (*COUNTS, *ROW_SUMS, *LOST)
+CHECKPOINTS = (
+    # What imports that are not done yet have stored of a source before byte `position` of its disk.
+    """CREATE TABLE checkpoints (
+        lease TEXT PRIMARY KEY, owner TEXT NOT NULL, source TEXT NOT NULL, domain TEXT NOT NULL, root TEXT NOT NULL,
+        position BIGINT NOT NULL, saved_at BIGINT NOT NULL)""",
+)
+
+VERSION_2 = (*COUNTS, *ROW_SUMS, *LOST, *CHECKPOINTS)
 
 STEPS = (VERSION_1, VERSION_2)
 """STEPS[i] turns a ledger of version i into one of version i + 1."""

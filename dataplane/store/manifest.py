@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dataplane.engine.scan import ChunkState, is_zero
 from dataplane.limits import PAGE_CHUNKS
@@ -50,17 +50,33 @@ class ManifestBuilder:
         if not is_zero(page):
             self._pages[number] = self._store_page(page)
 
+    def restore(self, pages: Mapping[int, bytes], open_page: tuple[int, bytes] | None) -> None:
+        """Begin where an earlier import was: with pages that are stored (ids by number), and one that is not whole."""
+        self._pages.update(pages)
+        if open_page is not None:
+            number, page = open_page
+            self._open[number] = bytearray(page)
+            self._waiting[number] = 0
+
+    def so_far(self, virtual_size: int, domain: str) -> fmt.Root:
+        """Return the root of what is filled, pages that are not whole included; nobody claims or fills meanwhile."""
+        pages = dict(self._pages)
+        for number, page in self._open.items():
+            if not is_zero(page):
+                pages[number] = self._store_page(bytes(page))
+        return self._root(pages, virtual_size, domain)
+
     def finish(self, virtual_size: int, domain: str) -> fmt.Root:
         """Store the pages that are left and return the root."""
         for number in list(self._open):
             page = self.take(number)
             if page is not None:
                 self.store(number, page)
+        return self._root(self._pages, virtual_size, domain)
+
+    def _root(self, pages: Mapping[int, bytes], virtual_size: int, domain: str) -> fmt.Root:
         return fmt.Root(
-            virtual_size=virtual_size,
-            chunk_size=self._chunk_size,
-            domain=domain,
-            pages=tuple(sorted(self._pages.items())),
+            virtual_size=virtual_size, chunk_size=self._chunk_size, domain=domain, pages=tuple(sorted(pages.items()))
         )
 
 

@@ -67,6 +67,28 @@ class PackWriter:
             self._fd = -1
 
 
+class Cut:
+    """The packs up to some moment, once they are sealed."""
+
+    def __init__(self) -> None:
+        self._sealed = threading.Event()
+        self._packs: list[tuple[bytes, Path]] = []
+        self._failure: Exception | None = None
+
+    def settle(self, packs: list[tuple[bytes, Path]], failure: Exception | None) -> None:
+        """Take what ``packs`` returns or raises."""
+        self._packs = packs
+        self._failure = failure
+        self._sealed.set()
+
+    def packs(self) -> list[tuple[bytes, Path]]:
+        """Wait, and return (name, path) of each pack, all durable in the workspace. Raises NoSpace or IoFailed."""
+        self._sealed.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._packs
+
+
 class PackSet:
     """The packs of one import into a domain. `append` is safe for concurrent use; `finish` ends it."""
 
@@ -78,7 +100,7 @@ class PackSet:
         self._current: PackWriter | None = None
         self._sealed: list[tuple[bytes, Path]] = []
         self._failure: Exception | None = None
-        self._queue: SimpleQueue[PackWriter | None] = SimpleQueue()
+        self._queue: SimpleQueue[PackWriter | Cut | None] = SimpleQueue()
         # fsync waits for the disk, not for a core: a thread of its own lets the workers go on encoding.
         self._sealer = threading.Thread(target=self._seal_packs, name="pack-sealer", daemon=True)
         self._sealer.start()
@@ -108,15 +130,20 @@ class PackSet:
                 if pack.full and pack.writers == 0:
                     self._queue.put(pack)
 
-    def finish(self) -> list[tuple[bytes, Path]]:
-        """Seal what is open and return (name, path) of every pack, all durable in the workspace."""
+    def cut(self) -> Cut:
+        """Begin new packs, and return those before that no earlier cut has; nobody appends meanwhile."""
+        cut = Cut()
         with self._lock:
             if self._current is not None:
                 self._retire(self._current)
+            self._queue.put(cut)
+        return cut
+
+    def finish(self) -> list[tuple[bytes, Path]]:
+        """Seal what is open and return (name, path) of every pack that is in no cut, all durable in the workspace."""
+        rest = self.cut()
         self._stop()
-        if self._failure is not None:
-            raise self._failure
-        return self._sealed
+        return rest.packs()
 
     def abandon(self) -> None:
         """Stop sealing and forget; the workspace removes the files."""
@@ -135,12 +162,16 @@ class PackSet:
         self._sealer.join()
 
     def _seal_packs(self) -> None:
-        while (pack := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Cut):
+                item.settle(self._sealed, self._failure)
+                self._sealed = []
+                continue
             try:
-                self._sealed.append(pack.seal())
+                self._sealed.append(item.seal())
             except Exception as error:
                 self._failure = self._failure or error
-                pack.close()
+                item.close()
 
 
 def read_domain_tag(path: Path) -> bytes:

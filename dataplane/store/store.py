@@ -16,6 +16,7 @@ from dataplane.engine.scan import DIGEST_SIZE, blake3
 from dataplane.errors import Corrupt, StoreError, StoreIncompatible, StoreMissing, UsageError
 from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 from dataplane.store import format as fmt
+from dataplane.store.checkpoints import forget_checkpoints
 from dataplane.store.layout import Layout, naming, sync_folder, write_file
 from dataplane.store.lease import Lease, reading
 from dataplane.store.ledger import Ledger
@@ -144,6 +145,14 @@ class Store:
     def undelete(self, name: str) -> Pin:
         """Bring back the image that was removed last under a name; raises NotFound or AlreadyExists."""
         return self.ledger.restore_pin(name)
+
+    def forget_checkpoints(self, owner: str, *, connection: Any = None) -> None:
+        """Give up what imports of this owner have kept to go on from: they will not be started again.
+
+        With `connection` this is part of the caller's open transaction on the ledger's database.
+        """
+        with self.ledger.transaction(connection) as transaction:
+            forget_checkpoints(transaction, owner)
 
     def lease(self, purpose: str) -> Lease:
         """Take a lease for work that will add to the store, or rely on chunks that no image pins yet."""

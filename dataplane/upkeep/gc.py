@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dataplane.errors import Corrupt, NoSpace, StoreLocked
+from dataplane.store.checkpoints import expired_checkpoints, forget_expired
 from dataplane.store.counting import catch_up
 from dataplane.store.layout import naming
 from dataplane.store.lease import Lease, LeaseRow, drop_dead_leases, give_up, lease_rows
@@ -29,6 +30,7 @@ from dataplane.upkeep.rewriting import rewrite
 
 GRACE_S = 3600.0
 UNDELETE_S = 7 * 86400.0
+CHECKPOINT_S = 86400.0
 FENCE_S = 60.0
 """A process that holds a lease and does not count a beat for this long is given up."""
 
@@ -52,6 +54,7 @@ class GcReport:
     """Condemned, but within the grace period or possibly needed by work that began before."""
     merged_runs: int = 0
     forgotten_images: int = 0
+    forgotten_checkpoints: int = 0
     removed_orphans: int = 0
     fenced_leases: int = 0
     damaged_packs: int = 0
@@ -65,23 +68,25 @@ def collect(
     dry_run: bool = False,
     grace_s: float = GRACE_S,
     undelete_s: float = UNDELETE_S,
+    checkpoint_s: float = CHECKPOINT_S,
     fence_s: float = FENCE_S,
 ) -> GcReport:
     """Collect garbage beside whatever else is going on; return what was done.
 
     First what was condemned `grace_s` or longer ago gets its second look, then the rest its first. With a grace of 0
-    both happen in one call. Images removed `undelete_s` or longer ago are forgotten. Raises Corrupt when the ledger or
-    a manifest cannot be read (nothing is deleted), StoreLocked when another collection runs, NoSpace or IoFailed.
+    both happen in one call. Images removed `undelete_s` or longer ago are forgotten, and so are checkpoints of imports
+    that are gone and have not been started again for `checkpoint_s`. Raises Corrupt when the ledger or a manifest
+    cannot be read (nothing is deleted), StoreLocked when another collection runs, NoSpace or IoFailed.
     """
     started = time.monotonic()
     report = GcReport(dry_run=dry_run)
     store.ledger.check()  # an image whose row got lost must not be taken for one that nobody wants
     with only_collector(store):
         if dry_run:
-            foresee(store, report, undelete_s)
+            foresee(store, report, undelete_s, checkpoint_s)
         else:
             with store.lease("gc") as lease:
-                Collection(store, lease, report, grace_s, fence_s).run(undelete_s)
+                Collection(store, lease, report, grace_s, fence_s).run(undelete_s, checkpoint_s)
     report.seconds = time.monotonic() - started
     return report
 
@@ -100,9 +105,10 @@ def only_collector(store: Store) -> Iterator[None]:
         os.close(lock)
 
 
-def foresee(store: Store, report: GcReport, undelete_s: float) -> None:
+def foresee(store: Store, report: GcReport, undelete_s: float, checkpoint_s: float) -> None:
     """Count what a first look would condemn, and what is condemned already."""
     report.forgotten_images = len(expired_removals(store, undelete_s))
+    report.forgotten_checkpoints = expired_checkpoints(store.layout, store.ledger, ago(checkpoint_s))
     condemned = store.ledger.condemned_packs()
     sizes = store.ledger.packs()
     index, alive = mark(store)
@@ -121,9 +127,14 @@ def foresee(store: Store, report: GcReport, undelete_s: float) -> None:
             report.rewritten_packs += 1
 
 
+def ago(seconds: float) -> int:
+    """Return the time (microseconds, UTC) that was so many seconds ago."""
+    return time.time_ns() // 1000 - int(seconds * 1e6)
+
+
 def expired_removals(store: Store, undelete_s: float) -> list[bytes]:
     """Return the roots of removed images whose undelete period is over."""
-    limit = time.time_ns() // 1000 - int(undelete_s * 1e6)
+    limit = ago(undelete_s)
     return [pin.root for pin, removed_at in store.ledger.removed_pins() if removed_at <= limit]
 
 
@@ -137,12 +148,13 @@ class Collection:
         self._grace_s = grace_s
         self._fence_s = fence_s
 
-    def run(self, undelete_s: float) -> None:
+    def run(self, undelete_s: float, checkpoint_s: float) -> None:
         """Look twice: at what was condemned before, and at everything else; then merge runs."""
         store, report = self._store, self._report
         catch_up(store, MERGED_ENTRIES_MAX)  # while the manifests of what was removed can still be read
-        report.forgotten_images = store.ledger.forget_removed(time.time_ns() // 1000 - int(undelete_s * 1e6))
+        report.forgotten_images = store.ledger.forget_removed(ago(undelete_s))
         drop_dead_leases(store.layout, store.ledger)
+        report.forgotten_checkpoints = forget_expired(store.ledger, ago(checkpoint_s))
         self._second_look()
         self._first_look()
         if self._grace_s == 0 and store.ledger.condemned_packs():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.table import DigestTable
-from dataplane.store.lease import lease_rows
 from dataplane.store.recounting import add_chunks
 from dataplane.store.runs import Index
 from dataplane.store.store import Store
@@ -25,16 +24,13 @@ class PackUse:
 
 
 def mark(store: Store) -> tuple[Index, DigestTable]:
-    """Return the index and the ids of everything that a pin, a removed pin or a reader's lease keeps alive.
+    """Return the index and the ids of everything that a pin, a removed pin, a reader's lease or a checkpoint keeps
+    alive.
 
     Whoever calls has made sure that writers who began before what it will delete was condemned are done: their pins are
     among those read here. Raises Corrupt when a manifest cannot be read: nothing may be deleted then.
     """
-    roots = {(pin.root, pin.domain) for pin in store.pins()}
-    roots |= {(pin.root, pin.domain) for pin, _ in store.ledger.removed_pins()}
-    roots |= {
-        (row.root, row.domain) for row in lease_rows(store.ledger) if row.root is not None and row.domain is not None
-    }
+    roots = store.ledger.roots()
     index = store.index()
     alive = DigestTable(DIGEST_SIZE)
     lost = store.ledger.lost_chunks()

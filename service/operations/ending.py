@@ -51,6 +51,7 @@ def undo(tx: Connection, operation: Operation, *, epoch: int, error: status_pb2.
     ended = operation_rows.finish(tx, operation.id, epoch=epoch, now_us=now_us(), error=error.SerializeToString())
     if ended:
         image_rows.delete(tx, operation.image_id, status=ImageStatus.CREATING)
+        contents.forget_kept(tx, operation.id)
         _release(tx, operation, contents)
     return ended
 

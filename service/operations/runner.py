@@ -137,7 +137,13 @@ class Runner:
             min_disk_size = chosen_disk_size(image.spec.min_disk_size, source.virtual_size)
             heartbeat.interrupt = source.close
             with prepare_import(
-                self._store, source, domain=operation.folder_id, progress=progress, cancelled=heartbeat.cancelled
+                self._store,
+                source,
+                domain=operation.folder_id,
+                progress=progress,
+                cancelled=heartbeat.cancelled,
+                owner=operation.id,
+                resumes=lambda: heartbeat.reason in (Stop.DRAINED, Stop.LOST),
             ) as prepared:
                 self._database.write(self._completion(operation, prepared, progress, min_disk_size))
 
@@ -170,7 +176,9 @@ class Runner:
     def _end_stopped(self, operation: Operation, reason: Stop) -> None:
         if reason is Stop.CANCELLED:
             self._undo(operation, ending.CANCELLED)
-        elif reason is Stop.DRAINED:
+        elif reason is Stop.LOST:
+            self._leave_nothing(operation)
+        else:
             self._database.write(lambda tx: operation_rows.release(tx, operation.id, epoch=operation.epoch))
         log.info("operation stopped", operation_id=operation.id, image_id=operation.image_id, reason=reason.value)
 
@@ -183,6 +191,16 @@ class Runner:
         return self._database.write(
             lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=failure, contents=self._contents)
         )
+
+    def _leave_nothing(self, operation: Operation) -> None:
+        """Give up what this worker has kept of a lost operation, unless another one is going on with it."""
+
+        def work(tx: Connection) -> None:
+            current = operation_rows.get(tx, operation.id)
+            if current is None or current.done:
+                self._contents.forget_kept(tx, operation.id)
+
+        self._database.write(work)
 
     def _cancel_requested(self, operation: Operation) -> bool:
         current = self._current(operation)

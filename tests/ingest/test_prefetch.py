@@ -22,6 +22,7 @@ from dataplane.ingest.feed import Feed
 from dataplane.ingest.importing import import_image, prepare_import
 from dataplane.ingest.progress import Progress
 from dataplane.limits import KIB, MIB
+from dataplane.readers.scatter import Targets
 from dataplane.store.store import Store
 from tests.disks import convert, disk_bytes, write_sparse
 from tests.readers.http_server import Handler, serving
@@ -313,3 +314,60 @@ def test_import_that_is_cancelled_while_the_server_is_silent(tmp_path: Path, dis
         with pytest.raises(Cancelled):
             prepare_import(store, source, cancelled=cancelled)
         assert time.monotonic() - started < 1.5
+
+
+def test_failure_behind_the_last_part_of_a_request_is_no_end_of_the_disk() -> None:
+    """A reader may fill all it was asked for and then find that the answer is wrong."""
+
+    class Lying(SlowReader):
+        def read_into(self, offset: int, targets: Targets, given_up: Callable[[], bool]) -> None:
+            targets.copy(self.content[offset : offset + targets.length])
+            if offset >= 8 * MIB:
+                raise SourceUnavailable("more bytes than announced")
+
+    reader = Lying(disk_bytes(90 * MIB))
+    source = ListedSource(reader, [Extent(0, reader.size, ExtentKind.DATA, source_length=reader.size)])
+    with pytest.raises(SourceUnavailable, match="announced"):
+        load_all(source)
+
+
+def test_windows_of_a_request_do_not_wait_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four windows with 1 MiB each share a request, which stops in the middle until two of them are loaded."""
+    monkeypatch.setattr(prefetch, "REQUESTS_MAX", 1)
+    planned, loaded = threading.Event(), threading.Event()
+    sizes = []
+
+    class Halting(SlowReader):
+        def read_into(self, offset: int, targets: Targets, given_up: Callable[[], bool]) -> None:
+            sizes.append(targets.length)
+            assert planned.wait(60)
+            while targets.filled < targets.length:
+                start = offset + targets.filled
+                assert start < 3 * MIB or loaded.wait(60)
+                view = targets.next(MIB)
+                view[:] = self.content[start : start + len(view)]
+                targets.advance(len(view))
+
+    reader = Halting(disk_bytes(5 * MIB))
+    rows = [
+        Extent(number * WINDOW_SIZE, MIB, ExtentKind.DATA, source_offset=number * MIB, source_length=MIB)
+        for number in range(5)
+    ]
+    holes = [Extent(row.offset + MIB, WINDOW_SIZE - MIB, ExtentKind.HOLE) for row in rows]
+    feed = Feed(
+        ListedSource(reader, [extent for pair in zip(rows, holes, strict=True) for extent in pair]),
+        lambda offset, length: None,
+        Progress(),
+        None,
+    )
+    claims = [feed.claim() for _ in rows]  # all are planned by then
+    planned.set()
+    window = Window(WINDOW_SIZE, CLUSTER)
+    for number, claim in enumerate(claims):
+        assert claim is not None
+        if number == 3:
+            loaded.set()
+        feed.load(claim, window)
+        assert window.plain[:MIB] == reader.content[number * MIB : (number + 1) * MIB]
+    assert max(sizes) >= 3 * MIB
+    assert feed.claim() is None

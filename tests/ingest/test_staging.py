@@ -43,7 +43,7 @@ def test_gap_above_the_bound_stays() -> None:
 
 
 def test_slab_knows_what_it_fetches() -> None:
-    slab = Slab([(0, 100, 50), (0, 1000, 20), (1, 0, 10)], bytearray(80))
+    slab = Slab([(0, 100, 50), (0, 1000, 20), (1, 0, 10)], memoryview(bytearray(80)))
     slab.fetched = [(0, 100, 50, 0), (0, 1000, 20, 50), (1, 0, 10, 70)]
     assert list(slab.overlaps((0, 120, 900))) == [(120, 30, 20), (1000, 20, 50)]
     assert list(slab.overlaps((1, 5, 100))) == [(5, 5, 75)]

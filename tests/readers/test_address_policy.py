@@ -49,6 +49,13 @@ from dataplane.readers.source_url import parse_source_url
         ("2002:a9fe:a9fe::", "link-local"),
         ("2001::1", "private"),
         ("2001:db8::1", "private"),
+        ("::ffff:0:a9fe:a9fe", "reserved"),
+        ("fd00:ec2::254", "private"),
+        ("100.100.100.200", "carrier-grade NAT"),
+        ("192.0.0.192", "private"),
+        ("168.63.129.16", "cloud platform"),
+        ("::ffff:168.63.129.16", "cloud platform"),
+        ("64:ff9b::a83f:8110", "cloud platform"),
     ],
 )
 def test_why_not_public_names_the_kind(address: str, kind: str) -> None:
@@ -85,6 +92,27 @@ def test_why_not_public_accepts_public(address: str) -> None:
 )
 def test_resolve_refuses_every_spelling_of_loopback(host: str) -> None:
     with pytest.raises(SourceUnavailable, match=r"(loopback|unspecified) address, which is refused"):
+        resolve("http://name/", host, 80, ())
+
+
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        ("2852039166", "link-local"),
+        ("0xA9FEA9FE", "link-local"),
+        ("0xa9.0xfe.0xa9.0xfe", "link-local"),
+        ("0251.0376.0251.0376", "link-local"),
+        ("169.254.43518", "link-local"),
+        ("::ffff:a9fe:a9fe", "link-local"),
+        ("1681915908", "carrier-grade NAT"),
+        ("167772161", "private"),
+        ("012.1", "private"),
+        ("0300.0250.1.1", "private"),
+        ("2822734096", "cloud platform"),
+    ],
+)
+def test_resolve_refuses_every_spelling_of_what_lies_inside(host: str, kind: str) -> None:
+    with pytest.raises(SourceUnavailable, match=f"{kind} address, which is refused"):
         resolve("http://name/", host, 80, ())
 
 
@@ -181,6 +209,27 @@ def test_parse_source_url_refuses_in_one_line_without_secrets(url: str, problem:
 def test_parse_source_url_refuses_plain_http_unless_allowed() -> None:
     with pytest.raises(SourceUnavailable, match="plain http is refused"):
         parse_source_url("http://host/x", allow_http=False)
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("", ""),
+        ("X-Amz-Algorithm=A&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=60&x-amz-signature=s3cret", ""),
+        ("versionId=7&X-Amz-Signature=s3cret", "versionId=7"),
+        ("AWSAccessKeyId=a&Signature=s3cret&Expires=1", ""),
+        ("GoogleAccessId=a&Expires=1&Signature=s3cret&generation=4", "generation=4"),
+        ("X-Goog-Signature=s3cret", ""),
+        ("sv=2024&sr=b&st=1&se=2&sp=r&sig=s3cret", ""),
+        ("sv=2024&sr=b&snapshot=3&sig=s3cret", "snapshot=3"),
+        ("sv=2&st=3", "sv=2&st=3"),  # nobody's signature
+        ("Policy=p&Key-Pair-Id=k&Signature=s3cret", ""),
+        ("id=2&token=s3cret", "id=2&token=s3cret"),
+    ],
+)
+def test_object_name_leaves_out_what_signs(query: str, kept: str) -> None:
+    url = parse_source_url(f"https://Host.example/a?{query}" if query else "https://Host.example/a", allow_http=False)
+    assert url.object_name == f"https://host.example:443/a?{kept}"
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

@@ -247,3 +247,22 @@ def test_blockio_writes_and_reads_ranges(tmp_path: Path) -> None:
         blockio.read_ranges(file.fileno(), ranges, held)
         assert held == b"abcdef"
         assert os.pread(file.fileno(), 3, 200) == b"def"
+
+
+def test_version_is_the_same_until_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"a" * 4096)
+
+    def version() -> str | None:
+        reader = FileReader(path)
+        try:
+            return reader.version()
+        finally:
+            reader.close()
+
+    first, times = version(), path.stat()
+    assert first is not None
+    assert version() == first
+    path.write_bytes(b"b" * 4096)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nothing had been
+    assert version() != first

@@ -13,8 +13,9 @@ import pytest
 from dataplane.errors import InvalidImage, SourceUnavailable, UsageError
 from dataplane.readers.gather import gather
 from dataplane.readers.http import HEAD_SIZE, HttpReader
+from dataplane.readers.http_answer import read_pin
 from tests.readers.http_client import CONTENT, open_and_read, open_reader, refused
-from tests.readers.http_server import Behaviour, always, serving
+from tests.readers.http_server import ETAG, MODIFIED, Behaviour, Server, always, serving
 
 
 def test_read_whole_and_pieces() -> None:
@@ -207,3 +208,49 @@ def test_failed_opening_leaves_no_descriptor() -> None:
             refused(server, "nothing is there")
         time.sleep(0.1)
         assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def version_of(server: Server, query: str = "X-Amz-Signature=s3cret") -> str | None:
+    reader = HttpReader(server.url.partition("?")[0] + f"?{query}", allow_source=[server.host_port])
+    try:
+        return reader.version()
+    finally:
+        reader.close()
+
+
+def test_version_is_that_of_the_object_whoever_signs_and_not_of_others() -> None:
+    with serving(CONTENT) as server:
+        first = version_of(server)
+        assert first is not None
+        assert "s3cret" not in first
+        assert version_of(server, "X-Amz-Signature=other") == first
+        assert version_of(server, "object=2") != first
+        server.etag = '"version-2"'
+        assert version_of(server) != first
+        server.etag = ETAG
+        server.content = b"!" + CONTENT[1:]  # under the same name
+        assert version_of(server) != first
+        server.content = CONTENT + b"!"
+        assert version_of(server) != first
+
+
+@pytest.mark.parametrize(
+    ("modified", "date", "known"),
+    [
+        (MODIFIED, "Mon, 23 Nov 2026 19:01:00 GMT", True),
+        (MODIFIED, "Mon, 23 Nov 2026 19:00:59 GMT", False),  # it may have changed since within that second
+        (MODIFIED, "Mon, 23 Nov 2026 18:00:00 GMT", False),
+        (MODIFIED, "yesterday", False),
+        (MODIFIED, None, False),
+        ("yesterday", "Mon, 23 Nov 2026 19:01:00 GMT", False),
+        (MODIFIED, "Mon, 23 Nov 2026 19:01:00", False),
+        (None, "Mon, 23 Nov 2026 19:01:00 GMT", False),
+    ],
+)
+def test_version_by_modification_needs_a_time_long_past(modified: str | None, date: str | None, known: bool) -> None:
+    headers = {"Content-Range": "bytes 0-9/10", "ETag": 'W/"1"'}
+    headers |= {name: value for name, value in (("Last-Modified", modified), ("Date", date)) if value is not None}
+    pin = read_pin("name", headers)
+    assert (pin.version() is not None) == known
+    assert read_pin("name", {**headers, "ETag": '"1"'}).version() == '10 "1"'
+    assert read_pin("name", {**headers, "ETag": 'W/"2"'}).version() != pin.version() or not known

@@ -50,6 +50,7 @@ class FakeContents:
 
     def __init__(self) -> None:
         self.pins: set[str] = set()
+        self.forgotten: list[str] = []
 
     def keep_also(self, tx: Connection, name: str, *, also: str) -> None:
         assert name in self.pins
@@ -57,6 +58,9 @@ class FakeContents:
 
     def let_go(self, tx: Connection, name: str) -> None:
         self.pins.remove(name)
+
+    def forget_kept(self, tx: Connection, operation_id: str) -> None:
+        self.forgotten.append(operation_id)
 
 
 class ControlPlane:

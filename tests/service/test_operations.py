@@ -218,6 +218,7 @@ def test_failure_removes_the_image_and_frees_its_name(catalogue: Catalogue) -> N
     catalogue.create()
     operation = catalogue.claimed()
     assert catalogue.fail(operation)
+    assert catalogue.contents.forgotten == [operation.id]
     ended = catalogue.operations.get(operation.id, CALLER)
     assert (ended.done, ended.response, ended.source) == (True, None, None)
     assert ended.error is not None
@@ -231,6 +232,7 @@ def test_failure_of_an_older_epoch_changes_nothing(catalogue: Catalogue) -> None
     first = catalogue.claimed("a", EXPIRED)
     catalogue.claimed("b")
     assert not catalogue.fail(first)
+    assert catalogue.forgotten == []
     assert catalogue.status(first.image_id) is ImageStatus.CREATING
 
 
@@ -262,6 +264,7 @@ def test_cancel_of_an_orphan_ends_it_and_fences_its_worker(catalogue: Catalogue)
     catalogue.create()
     orphan = catalogue.claimed("a", EXPIRED)
     assert catalogue.operations.cancel(orphan.id, CALLER).done
+    assert catalogue.contents.forgotten == [orphan.id]
     assert catalogue.beat(orphan) is None
     with pytest.raises(LeaseLost):
         catalogue.succeed(orphan, [])

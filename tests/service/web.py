@@ -28,6 +28,7 @@ class Web:
     hanging: dict[str, range] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    ranges: list[tuple[int, int]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str) -> str:
@@ -66,6 +67,7 @@ def serving() -> Iterator[Web]:
         def _range(self, path: str, content: bytes) -> None:
             wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             first, last = (int(wanted[1]), min(int(wanted[2]), len(content) - 1)) if wanted else (0, len(content) - 1)
+            web.ranges.append((first, last))
             self.send_response(206 if wanted else 200)
             if wanted:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
