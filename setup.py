@@ -43,9 +43,13 @@ HEADERS = {
 }
 
 KERNELS = {  # native module: libraries it links
+    "batches": [],
+    "block_map": [],
     "blockio": [],
+    "cluster_map": [],
     "codec": ["zstd", "deflate"],
     "cpu": ["zstd", "deflate"],
+    "grain_map": [],
     "packs": [],
     "plan": [],
     "run_builder": [],
