@@ -43,10 +43,14 @@ HEADERS = {
 }
 
 KERNELS = {  # native module: libraries it links
+    "batches": [],
+    "block_map": [],
     "blockio": [],
+    "cluster_map": [],
     "codec": ["zstd", "deflate"],
     "counts": [],
     "cpu": ["zstd", "deflate"],
+    "grain_map": [],
     "packs": [],
     "plan": [],
     "run_builder": [],

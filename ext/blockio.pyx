@@ -97,6 +97,29 @@ def read_ranges(int fd, const int64_t[:, ::1] ranges not None, uint8_t[::1] buff
         raise OSError(failed, os.strerror(failed))
 
 
+def read_pieces(int fd, const int64_t[::1] offsets not None, Py_ssize_t length, uint8_t[::1] buffer not None):
+    """Fill `buffer` with pieces of `length` bytes of `fd` at `offsets` (bytes), one behind the other.
+
+    Raises ValueError when the pieces do not fill the buffer, EOFError when the file ends inside a piece, OSError as the
+    kernel reports it; the buffer's content is then undefined.
+    """
+    cdef Py_ssize_t piece = 0
+    cdef Py_ssize_t count = offsets.shape[0]
+    cdef int failed = 0
+    if length < 0 or (count and length > buffer.shape[0] // count) or length * count != buffer.shape[0]:
+        raise ValueError(f"{count} pieces of {length} bytes do not fill a buffer of {buffer.shape[0]}")
+    if length == 0:
+        return
+    with nogil:
+        while piece < count and failed == 0:
+            failed = EINVAL if offsets[piece] < 0 else pread_full(fd, &buffer[piece * length], length, offsets[piece])
+            piece += 1
+    if failed == END_OF_FILE:
+        raise EOFError(f"the file ends inside the {length} bytes at {offsets[piece - 1]}")
+    if failed != 0:
+        raise OSError(failed, os.strerror(failed))
+
+
 def write_ranges(int fd, const int64_t[:, ::1] ranges not None, const uint8_t[::1] buffer not None):
     """Write ranges of `buffer` to `fd`; rows are (file offset, length, buffer offset), in bytes.
 

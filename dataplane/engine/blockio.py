@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dataplane._native.blockio import data_ranges, punch_hole, read_ranges, write_ranges
+from dataplane._native.blockio import data_ranges, punch_hole, read_pieces, read_ranges, write_ranges
 
-__all__ = ["data_ranges", "punch_hole", "read_ranges", "write_ranges"]
+__all__ = ["data_ranges", "punch_hole", "read_pieces", "read_ranges", "write_ranges"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from dataplane.extent import ExtentCodec, ExtentKind
-from dataplane.formats.batches import Batcher, Rows, empty_rows, split
-from dataplane.formats.tables import AT, zero_row
+from dataplane.engine.batches import first_hole, lay_over, moved
+from dataplane.extent import COLUMN_COUNT, Extent, ExtentKind, pack_batch
+from dataplane.formats.tables import new_rows
 from dataplane.image_source import ImageSource
 
 
@@ -30,15 +28,14 @@ class ChainSource(ImageSource):
 
     def extents(self) -> Iterator[memoryview]:
         """Yield batches as the images below give theirs; raises what reading their maps raises."""
-        batcher = Batcher()
-        end = 0
-        for rows, end in self._spans():
-            yield from batcher.add(rows[rows[:, AT["kind"]] != ExtentKind.HOLE], end)
-        if end:
-            yield from batcher.finish(empty_rows(), end)
+        rows = new_rows()
+        for batch, end in self._spans():
+            rows.add_rows(batch, end)
+            yield from rows.take(end)
+        yield from rows.take(self.virtual_size, last=True)
 
-    def _spans(self) -> Iterator[tuple[Rows, int]]:
-        """Yield the disk in order: rows, holes among them, and where (bytes) they end."""
+    def _spans(self) -> Iterator[tuple[memoryview, int]]:
+        """Yield the disk in order: rows, holes among them, and where (bytes) they count."""
         cursors = []
         first_reader = 0
         for layer in self._layers:
@@ -47,16 +44,14 @@ class ChainSource(ImageSource):
         position = 0
         while position < self.virtual_size:
             rows, end = cursors[0].covering(position)
-            rows = split(rows, position)[1]
             for cursor in cursors[1:]:
-                holes = np.flatnonzero(rows[:, AT["kind"]] == ExtentKind.HOLE)
-                if len(holes) == 0:
+                hole = first_hole(rows, position, end)
+                if hole < 0:
                     break
-                below, below_end = cursor.covering(int(rows[holes[0], AT["offset"]]))
-                if below_end < end:
-                    # Ends of batches are ends of windows, which no compressed row crosses.
-                    rows, end = split(rows, below_end)[0], below_end
-                rows = lay_over(rows, below)
+                below, below_end = cursor.covering(hole)
+                # Ends of batches are ends of windows, which no compressed row crosses.
+                end = min(end, below_end)
+                rows = lay_over(rows, below, position, end)
             yield rows, end
             position = end
 
@@ -69,71 +64,31 @@ class _Cursor:
         self._layer_end = min(layer.virtual_size, size)
         self._size = size
         self._first_reader = first_reader
-        self._rows = empty_rows()
+        self._rows = memoryview(b"")
         self._end = 0
 
-    def covering(self, position: int) -> tuple[Rows, int]:
-        """Return the rows at hand from the one that holds ``position`` on, and where they end (bytes).
+    def covering(self, position: int) -> tuple[memoryview, int]:
+        """Return rows that hold ``position``, and where they end (bytes).
 
-        Positions only grow, and lie inside the disk. The first row may begin before ``position``.
+        Positions only grow, and lie inside the disk. The rows may begin before ``position``.
         """
         while self._end <= position:
             self._advance()
-        index = int(np.searchsorted(self._rows[:, AT["offset"]], position, side="right")) - 1
-        self._rows = self._rows[index:]
         return self._rows, self._end
 
     def _advance(self) -> None:
         if self._end >= self._layer_end:
-            self._rows, self._end = zero_row(self._end, self._size - self._end), self._size
+            self._rows, self._end = _zeros(self._end, self._size), self._size
             return
-        rows = np.array(next(self._batches), dtype=np.int64)
-        rows[rows[:, AT["kind"]] == ExtentKind.DATA, AT["reader"]] += self._first_reader
-        end = int(rows[-1, AT["offset"]] + rows[-1, AT["length"]])
-        if end > self._size:
-            rows, end = _clip(rows, self._size), self._size
+        rows = moved(next(self._batches), self._first_reader, self._size)
+        end = rows[-1, 0] + rows[-1, 1]
         if end == self._layer_end < self._size:
             # The rest comes with the last batch, so that this one ends with a window like any other.
-            rows, end = np.concatenate((rows, zero_row(end, self._size - end))), self._size
+            flat = memoryview(rows.tobytes() + _zeros(end, self._size).tobytes())
+            rows, end = flat.cast("q", (len(rows) + 1, COLUMN_COUNT)), self._size
         self._rows, self._end = rows, end
 
 
-def lay_over(upper: Rows, lower: Rows) -> Rows:
-    """Return ``upper`` with its holes filled by what ``lower`` has there; both are without gaps.
-
-    ``lower`` covers every hole of ``upper``. Neighbours are not merged.
-    """
-    starts, lower_starts = upper[:, AT["offset"]], lower[:, AT["offset"]]
-    end = int(upper[-1, AT["offset"]] + upper[-1, AT["length"]])
-    inside = lower_starts[(lower_starts > starts[0]) & (lower_starts < end)]
-    inside = inside[upper[np.searchsorted(starts, inside, side="right") - 1, AT["kind"]] == ExtentKind.HOLE]
-    cuts = np.union1d(starts, inside)
-    ends = np.append(cuts[1:], end)
-    merged: Rows = upper[np.searchsorted(starts, cuts, side="right") - 1]
-    shown = np.flatnonzero(merged[:, AT["kind"]] == ExtentKind.HOLE)
-    if len(shown) == 0:
-        return merged
-    below = lower[np.searchsorted(lower_starts, cuts[shown], side="right") - 1]
-    _cut_to(below, cuts[shown], ends[shown])
-    merged[shown] = below
-    return merged
-
-
-def _cut_to(rows: Rows, starts: Rows, ends: Rows) -> None:
-    """Shrink each of ``rows`` to its range from ``starts`` to ``ends`` (bytes), in place."""
-    skipped = starts - rows[:, AT["offset"]]
-    rows[:, AT["offset"]] = starts
-    rows[:, AT["length"]] = ends - starts
-    raw = (rows[:, AT["kind"]] == ExtentKind.DATA) & (rows[:, AT["codec"]] == ExtentCodec.RAW)
-    packed = rows[:, AT["codec"]] != ExtentCodec.RAW
-    rows[raw, AT["source_offset"]] += skipped[raw]
-    rows[raw, AT["source_length"]] = rows[raw, AT["length"]]
-    rows[packed, AT["decoded_offset"]] += skipped[packed]
-
-
-def _clip(rows: Rows, end: int) -> Rows:
-    """Return the part of ``rows`` before ``end`` (bytes)."""
-    kept = rows[rows[:, AT["offset"]] < end]
-    starts = kept[:, AT["offset"]].copy()
-    _cut_to(kept, starts, np.minimum(starts + kept[:, AT["length"]], end))
-    return kept
+def _zeros(start: int, end: int) -> memoryview:
+    """Return one ZERO row from ``start`` to ``end`` (bytes)."""
+    return pack_batch([Extent(start, end - start, ExtentKind.ZERO)])

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 
-import numpy as np
-
 from dataplane.byte_reader import ByteReader
-from dataplane.errors import InvalidImage, Unsupported, UsageError
-from dataplane.formats.batches import Batcher, Rows, empty_rows
-from dataplane.formats.qcow2_entries import (
-    OFFSET_MASK,
-    SUBCLUSTERS,
-    Entries,
-    EntryDecoder,
-    Offsets,
-)
-from dataplane.formats.qcow2_header import read_header, rounded_size
+from dataplane.engine.batches import BatchBuilder
+from dataplane.engine.cluster_map import ClusterMap
+from dataplane.errors import Unsupported, UsageError
+from dataplane.formats.qcow2_header import Qcow2Header, read_header, rounded_size
 from dataplane.formats.qcow2_snapshots import find_snapshot
-from dataplane.formats.tables import Flags, SpaceBudget, zero_row
+from dataplane.formats.tables import SpaceBudget, add_zeros, batches_of, faults_of, new_rows
 from dataplane.image_source import ImageSource
 from dataplane.readers.gather import gather
 
 _ENTRIES_AT_ONCE = 1 << 16
-"""Entries of the L1 table, and of L2 tables, in memory at a time: 512 KiB; with numpy's temporaries about 20 MiB."""
+"""Entries of the L1 table, and rows of L2 tables, in memory at a time; with batches about 10 MiB."""
 
 _ENTRIES_AT_ONCE_MIN = 1 << 12
 
-_L1_RESERVED = np.uint64(0x7F00_0000_0000_01FF)
+_SUBCLUSTERS = 32
+
+_COMPRESSED_SIZE_MIN = 4
+_COMPRESSION_GAIN_LOG_MAX = 15
+"""Of a compressed cluster only a lower bound of its size is known: 4 bytes, and no codec gains more than 2^15."""
 
 
 class Qcow2Source(ImageSource):
@@ -76,103 +73,88 @@ class Qcow2Source(ImageSource):
 
     def share_memory(self, images: int) -> None:
         """Hold tables in pieces so small that ``images`` (a count) of these take about the memory of one."""
-        self._entries_at_once = max(_ENTRIES_AT_ONCE_MIN, _ENTRIES_AT_ONCE // max(1, images))
+        share = max(_ENTRIES_AT_ONCE_MIN, _ENTRIES_AT_ONCE // max(1, images))
+        self._entries_at_once = 1 << (share.bit_length() - 1)  # tables are cut into equal pieces
 
     def extents(self) -> Iterator[memoryview]:
         """Yield batches while tables are read, a few hundred KiB of them at a time.
 
         Raises InvalidImage when a table breaks the rules of the format or points outside the file.
         """
-        batcher = Batcher()
-        for rows, known_end in self._mapped(self._decoder()):
-            yield from batcher.add(rows, known_end)
-        tail = empty_rows()
-        if self.virtual_size > self._state.virtual_size:
-            tail = zero_row(self._state.virtual_size, self.virtual_size - self._state.virtual_size)
-        yield from batcher.finish(tail, self.virtual_size)
+        rows = new_rows()
+        return batches_of(rows, self._mapped(rows), self.virtual_size)
 
-    def _decoder(self) -> EntryDecoder:
-        budget = SpaceBudget(self._reader)
-        return EntryDecoder(
-            header=self._header,
-            virtual_size=self._state.virtual_size,
-            name=self._reader.name,
-            data=self._data_file or self._reader,
-            data_index=len(self.readers) - 1,
-            table_budget=budget,
-            data_budget=SpaceBudget(self._data_file) if self._data_file else budget,
-        )
-
-    def _mapped(self, decoder: EntryDecoder) -> Iterator[tuple[Rows, int]]:
-        """Yield rows of mapped clusters, and up to where (bytes) everything is known with them."""
-        header = self._header
-        piece_entries = min(header.l2_entries, self._entries_at_once)
-        pieces_at_once = max(1, self._entries_at_once // piece_entries)
-        for first, entries in self._l1_slices():
-            present = np.flatnonzero(entries)
-            decoder.table_budget.take(len(present) * header.cluster_size, "L2 tables")
-            tables = (entries[present] & OFFSET_MASK).astype(np.int64)
-            bases = (first + present) * header.l2_span
+    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
+        """Add rows of mapped clusters, and yield up to where (bytes) everything is there."""
+        header, cluster_map, budgets = self._header, self._map(rows), _Budgets(self._reader, self._data_file)
+        # An extended entry may be a row for each of its subclusters.
+        entries_at_once = self._entries_at_once // (_SUBCLUSTERS if header.has_subclusters else 1)
+        piece_entries = min(header.l2_entries, entries_at_once)
+        pieces_at_once = max(1, entries_at_once // piece_entries)
+        entry_size = header.cluster_size // header.l2_entries
+        for first, count, indexes, places in self._l1_slices(cluster_map):
+            budgets.tables.take(len(places) * header.cluster_size, "L2 tables")
             # Large tables come in several pieces, small ones several at a time.
-            for at in range(0, len(present), pieces_at_once):
+            for at in range(0, len(places), pieces_at_once):
                 group = slice(at, at + pieces_at_once)
                 for inside in range(0, header.l2_entries, piece_entries):
-                    places = tables[group] + inside * (header.cluster_size // header.l2_entries)
-                    guests = bases[group] + inside * header.cluster_size
-                    yield from self._pieces(guests, places, piece_entries, decoder)
-            yield empty_rows(), min((first + len(entries)) * header.l2_span, self._state.virtual_size)
+                    skipped = inside * header.cluster_size
+                    guests = array("q", [index * header.l2_span + skipped for index in indexes[group]])
+                    if guests[0] >= self._state.virtual_size:
+                        break
+                    held = gather(
+                        self._reader,
+                        [place + inside * entry_size for place in places[group]],
+                        piece_entries * entry_size,
+                    )
+                    with faults_of(self._reader.name):
+                        cluster_map.add(guests, held)
+                    budgets.check(cluster_map, header)
+                    yield min(guests[-1] + piece_entries * header.cluster_size, self._state.virtual_size)
+            yield min((first + count) * header.l2_span, self._state.virtual_size)
+        add_zeros(rows, self._state.virtual_size, self.virtual_size)
 
-    def _l1_slices(self) -> Iterator[tuple[int, Entries]]:
-        """Yield the L1 table in slices: the index of the first entry, and checked entries."""
-        header = self._header
-        needed = -(-self._state.virtual_size // header.l2_span)
+    def _map(self, rows: BatchBuilder) -> ClusterMap:
+        header, data = self._header, self._data_file or self._reader
+        elsewhere = "is not in the file, which is cut short"
+        if self._data_file is not None:
+            elsewhere = f"is not in the data file {data.name}, which is cut short"
+        return ClusterMap(
+            rows,
+            cluster_bits=header.cluster_bits,
+            virtual_size=self._state.virtual_size,
+            data_size=data.size,
+            reader=len(self.readers) - 1,
+            codec=header.codec,
+            allows_zero=header.version > 2,
+            extended=header.has_subclusters,
+            is_external=header.has_data_file,
+            elsewhere=elsewhere,
+        )
+
+    def _l1_slices(self, cluster_map: ClusterMap) -> Iterator[tuple[int, int, list[int], list[int]]]:
+        """Yield the L1 table in slices: first entry and count, and indexes and places of the tables it names."""
+        needed = -(-self._state.virtual_size // self._header.l2_span)
         for first in range(0, needed, self._entries_at_once):
             count = min(self._entries_at_once, needed - first)
             table = self._reader.read_at(self._state.l1_offset + 8 * first, 8 * count)
-            entries = np.frombuffer(table, dtype=">u8").astype(np.uint64)
-            self._refuse(entries & _L1_RESERVED != 0, first, "L1 entry {} has reserved bits set")
-            offsets = (entries & OFFSET_MASK).astype(np.int64)
-            self._refuse(offsets % header.cluster_size != 0, first, "L1 entry {} does not point at a cluster")
-            # Bit 63 alone points nowhere; an offset of 0 is an absent table.
-            entries[offsets == 0] = 0
-            self._refuse(
-                offsets > self._reader.size - header.cluster_size,
-                first,
-                "the L2 table of L1 entry {} is not in the file, which is cut short or damaged",
-            )
-            yield first, entries
-
-    def _pieces(
-        self, bases: Offsets, places: Offsets, piece_entries: int, decoder: EntryDecoder
-    ) -> Iterator[tuple[Rows, int]]:
-        """Yield the rows of pieces of L2 tables at ``places`` in the file; their first clusters lie at ``bases``."""
-        header = self._header
-        inside = int(np.searchsorted(bases, self._state.virtual_size))
-        bases, places = bases[:inside], places[:inside]
-        if inside == 0:
-            return
-        words = 2 if header.has_subclusters else 1
-        held = gather(self._reader, places.tolist(), piece_entries * 8 * words)
-        entries = np.frombuffer(held, dtype=">u8").astype(np.uint64).reshape(-1, words)
-        guests = (bases[:, None] + np.arange(piece_entries, dtype=np.int64) * header.cluster_size).reshape(-1)
-        # Entries behind the end of the disk mean nothing.
-        inside = int(np.searchsorted(guests, self._state.virtual_size))
-        step = inside
-        if header.has_subclusters and not _all_uniform(entries[:inside, 1]):
-            step = max(1, self._entries_at_once // SUBCLUSTERS)
-        for at in range(0, inside, step):
-            guest, piece = guests[at : min(at + step, inside)], entries[at : min(at + step, inside)]
-            bitmaps = piece[:, 1] if header.has_subclusters else None
-            known_end = min(int(guest[-1]) + header.cluster_size, self._state.virtual_size)
-            yield decoder.rows(guest, piece[:, 0], bitmaps), known_end
-
-    def _refuse(self, wrong: Flags, first: int, problem: str) -> None:
-        """Raise InvalidImage when any of ``wrong`` is set; ``problem`` has a place for the entry's index."""
-        if wrong.any():
-            raise InvalidImage(f"{self._reader.name}: {problem.format(first + int(np.argmax(wrong)))}")
+            with faults_of(self._reader.name):
+                found = cluster_map.tables(table, first, self._reader.size).tolist()
+            yield first, count, found[::2], found[1::2]
 
 
-def _all_uniform(bitmaps: Entries) -> bool:
-    """Tell whether no cluster needs rows for its subclusters; those that are compressed have an empty bitmap."""
-    full = np.uint64(0xFFFF_FFFF)
-    return bool(np.all((bitmaps == 0) | (bitmaps == full) | (bitmaps == full << np.uint64(32))))
+class _Budgets:
+    """What tables, and what clusters, may take of the files that hold them; they are one file unless there is a data
+    file."""
+
+    def __init__(self, reader: ByteReader, data_file: ByteReader | None) -> None:
+        self.tables = SpaceBudget(reader)
+        self.data = SpaceBudget(data_file) if data_file else self.tables
+        self._data_bytes = self._compressed = 0
+
+    def check(self, cluster_map: ClusterMap, header: Qcow2Header) -> None:
+        """Count the clusters that were added since the last time; raises InvalidImage as SpaceBudget does."""
+        self.data.take(cluster_map.data_bytes - self._data_bytes, "clusters")
+        size_min = max(_COMPRESSED_SIZE_MIN, header.cluster_size >> _COMPRESSION_GAIN_LOG_MAX)
+        self.data.take((cluster_map.compressed - self._compressed) * size_min, "compressed clusters")
+        self._data_bytes, self._compressed = cluster_map.data_bytes, cluster_map.compressed

@@ -1,32 +1,24 @@
-"""What formats with tables of blocks share: rows from arrays, checks of whole arrays, and a budget of space."""
+"""What formats with tables of blocks share: a builder of batches, checks, and a budget of space."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import numpy as np
-import numpy.typing as npt
+from contextlib import contextmanager
 
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.batches import BatchBuilder, MapFault
 from dataplane.errors import InvalidImage
-from dataplane.extent import COLUMN_COUNT, COLUMNS, ExtentKind
-from dataplane.formats.batches import Batcher, Rows, empty_rows
+from dataplane.extent import WINDOW_SIZE, ExtentKind
 from dataplane.limits import SECTOR_SIZE, VIRTUAL_SIZE_MAX
 
-AT = {name: index for index, name in enumerate(COLUMNS)}
-"""The index of each column of an extent."""
+ROWS_MAX = 8192
+"""Rows in one batch. A window has at most as many, because no extent but the last is shorter than a sector."""
 
 ENTRIES_AT_ONCE = 1 << 16
-"""Entries of tables in memory at a time; as rows, with numpy's temporaries, about 20 MiB."""
+"""Entries of tables in memory at a time; as rows and batches about 10 MiB."""
 
 _RANGES_AT_ONCE = 4095
 """Ranges asked of the file system at a time."""
-
-Flags = npt.NDArray[np.bool_]
-Numbers = npt.NDArray[np.int64]
-
-Known = tuple[Rows, int]
-"""Rows in the order of the disk, and up to where (bytes) everything is known with them."""
 
 
 class SpaceBudget:
@@ -46,70 +38,72 @@ class SpaceBudget:
             raise InvalidImage(f"{self._name}: its tables name more {what} than the file can hold; some overlap")
 
 
-def batches_of(known: Iterator[Known], virtual_size: int) -> Iterator[memoryview]:
-    """Yield batches that cover ``[0, virtual_size)`` (bytes); what ``known`` leaves out is HOLE."""
-    batcher = Batcher()
-    for rows, known_end in known:
-        yield from batcher.add(rows, known_end)
-    yield from batcher.finish(empty_rows(), virtual_size)
+def new_rows() -> BatchBuilder:
+    """Return a builder of batches as ``ImageSource.extents`` promises them."""
+    return BatchBuilder(WINDOW_SIZE, ROWS_MAX)
 
 
-def data_rows(offsets: Numbers, lengths: Numbers, sources: Numbers, *, reader: int = 0) -> Rows:
-    """Return a row of plain data for each of ``offsets`` on the disk; all are in bytes."""
-    rows = np.zeros((len(offsets), COLUMN_COUNT), dtype=np.int64)
-    rows[:, AT["offset"]] = offsets
-    rows[:, AT["length"]] = lengths
-    rows[:, AT["kind"]] = ExtentKind.DATA
-    rows[:, AT["reader"]] = reader
-    rows[:, AT["source_offset"]] = sources
-    rows[:, AT["source_length"]] = lengths
-    return rows
+def batches_of(rows: BatchBuilder, known_ends: Iterator[int], virtual_size: int) -> Iterator[memoryview]:
+    """Yield the batches of ``rows`` while ``known_ends`` adds to them and tells up to where (bytes) all is there.
+
+    They cover ``[0, virtual_size)``; what is left out is HOLE.
+    """
+    for known_end in known_ends:
+        yield from rows.take(known_end)
+    yield from rows.take(virtual_size, last=True)
 
 
-def make_zero(rows: Rows, zero: Flags) -> None:
-    """Turn those of ``rows`` that ``zero`` marks into ZERO rows."""
-    rows[zero, AT["kind"] :] = 0
-    rows[zero, AT["kind"]] = ExtentKind.ZERO
+@contextmanager
+def faults_of(name: str) -> Iterator[None]:
+    """Turn what a kernel finds wrong with the tables of the image ``name`` into InvalidImage."""
+    try:
+        yield
+    except MapFault as fault:
+        raise InvalidImage(f"{name}: {fault}") from fault
 
 
-def zero_row(offset: int, length: int) -> Rows:
-    """Return one ZERO row of ``length`` bytes at ``offset`` of the disk."""
-    row = np.zeros((1, COLUMN_COUNT), dtype=np.int64)
-    row[0, :3] = offset, length, ExtentKind.ZERO
-    return row
+def add_zeros(rows: BatchBuilder, offset: int, end: int) -> None:
+    """Add zeros from ``offset`` to ``end`` (bytes) of the disk, if that is a range."""
+    if end > offset:
+        rows.add(offset, end - offset, ExtentKind.ZERO)
 
 
-def plain_rows(reader: ByteReader, source: int, length: int, *, offset: int = 0, index: int = 0) -> Iterator[Known]:
-    """Yield rows for ``length`` bytes from ``source`` of ``reader`` that lie at ``offset`` of the disk as they are.
+def add_plain(
+    rows: BatchBuilder, reader: ByteReader, source: int, length: int, *, offset: int = 0, index: int = 0
+) -> Iterator[int]:
+    """Add rows for ``length`` bytes from ``source`` of ``reader`` that lie at ``offset`` of the disk as they are.
 
     The range is inside the reader, and starts and ends on sectors of the disk. Holes that the file system knows are
-    left out; a few thousand ranges are in memory at a time. ``index`` is the number of the reader.
+    left out; a few thousand ranges are in memory at a time. ``index`` is the number of the reader. Yields up to where
+    (bytes of the disk) all is there.
     """
     position, end = source, source + length
     while position < end:
-        found = reader.data_ranges(position, end, _RANGES_AT_ONCE).cast("B").cast("q")
-        ranges = np.array(found, dtype=np.int64).reshape(-1, 2)
+        flat = reader.data_ranges(position, end, _RANGES_AT_ONCE).cast("B").cast("q").tolist()
+        ranges = list(zip(flat[::2], flat[1::2], strict=True))
         known = end
         if len(ranges) == _RANGES_AT_ONCE:
             # Cut down to a sector, so that the next look begins on one.
-            known = int(ranges[-1].sum())
+            known = sum(ranges[-1])
             known -= (known - source) % SECTOR_SIZE if known < end else 0
         if known <= position:
-            known, ranges = end, np.array([[position, end - position]], dtype=np.int64)
-        begins = (ranges[:, 0] - source) // SECTOR_SIZE * SECTOR_SIZE
-        ends = np.minimum(-(-(ranges.sum(axis=1) - source) // SECTOR_SIZE) * SECTOR_SIZE, known - source)
-        # Two ranges may share a sector.
-        begins[1:] = np.maximum(begins[1:], ends[:-1])
-        kept = ends > begins
-        begins, ends = begins[kept], ends[kept]
-        yield data_rows(offset + begins, ends - begins, source + begins, reader=index), offset + known - source
+            known, ranges = end, [(position, end - position)]
+        for start, size in ranges:
+            begin = (start - source) // SECTOR_SIZE * SECTOR_SIZE
+            stop = min(-(-(start + size - source) // SECTOR_SIZE) * SECTOR_SIZE, known - source)
+            # Two ranges may share a sector.
+            begin = max(begin, rows.end - offset)
+            if stop > begin:
+                rows.add(
+                    offset + begin,
+                    stop - begin,
+                    ExtentKind.DATA,
+                    reader=index,
+                    source_offset=source + begin,
+                    source_length=stop - begin,
+                )
+        yield offset + known - source
         position = known
-
-
-def check_all(name: str, wrong: Flags, where: Numbers, problem: str) -> None:
-    """Raise InvalidImage when any of ``wrong`` is set; ``problem`` has a place for the first such of ``where``."""
-    if wrong.any():
-        raise InvalidImage(f"{name}: {problem.format(int(where[int(np.argmax(wrong))]))}")
 
 
 def check_power(name: str, value: int, low: int, high: int, what: str) -> None:

@@ -6,23 +6,20 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.batches import BatchBuilder
+from dataplane.engine.block_map import add_vdi_blocks
 from dataplane.errors import InvalidImage, Unsupported
-from dataplane.formats.batches import empty_rows
 from dataplane.formats.tables import (
     ENTRIES_AT_ONCE,
-    Known,
     SpaceBudget,
+    add_zeros,
     batches_of,
-    check_all,
     check_inside,
     check_power,
     check_virtual_size,
-    data_rows,
-    make_zero,
-    zero_row,
+    faults_of,
+    new_rows,
 )
 from dataplane.image_source import ImageSource
 from dataplane.limits import BLOCK_MAP_SIZE_MAX, SECTOR_SIZE
@@ -41,7 +38,6 @@ _REST_OFFSET = 0x154
 
 _VERSION = 0x0001_0001
 _DYNAMIC, _STATIC, _UNDO, _DIFFERENCING = 1, 2, 3, 4
-_ABSENT, _ZERO = 0xFFFFFFFF, 0xFFFFFFFE
 _BLOCK_SIZE_MIN = 4096
 _BLOCK_SIZE_MAX = 1 << 30
 
@@ -88,30 +84,27 @@ class VdiSource(ImageSource):
 
         Raises InvalidImage when a block is not in the file or blocks overlap.
         """
-        return batches_of(self._known(), self.virtual_size)
+        rows = new_rows()
+        return batches_of(rows, self._mapped(rows), self.virtual_size)
 
-    def _known(self) -> Iterator[Known]:
+    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
         header, budget = self._header, SpaceBudget(self._reader)
         for first in range(0, header.block_count, ENTRIES_AT_ONCE):
             count = min(ENTRIES_AT_ONCE, header.block_count - first)
-            held = self._reader.read_at(header.map_offset + 4 * first, 4 * count)
-            entries = np.frombuffer(held, dtype="<u4").astype(np.int64)
-            present = np.flatnonzero(entries != _ABSENT)
-            entries = entries[present]
-            guests = (first + present) * header.block_size
-            lengths = np.minimum(header.block_size, header.disk_size - guests)
-            zero = entries == _ZERO
-            hosts = header.data_offset + entries * header.block_size
-            outside = ~zero & (hosts > self._reader.size - lengths)
-            problem = "the block for offset {} is not in the file, which is cut short or damaged"
-            check_all(self._reader.name, outside, guests, problem)
-            budget.take(int(lengths[~zero].sum()), "blocks")
-            rows = data_rows(guests, lengths, hosts)
-            make_zero(rows, zero)
-            yield rows, min((first + count) * header.block_size, header.disk_size)
-        if self.virtual_size > header.disk_size:
-            yield zero_row(header.disk_size, self.virtual_size - header.disk_size), self.virtual_size
-        yield empty_rows(), self.virtual_size
+            entries = self._reader.read_at(header.map_offset + 4 * first, 4 * count)
+            with faults_of(self._reader.name):
+                named = add_vdi_blocks(
+                    rows,
+                    entries,
+                    first,
+                    block_size=header.block_size,
+                    disk_size=header.disk_size,
+                    data_offset=header.data_offset,
+                    file_size=self._reader.size,
+                )
+            budget.take(named, "blocks")
+            yield min((first + count) * header.block_size, header.disk_size)
+        add_zeros(rows, header.disk_size, self.virtual_size)
 
 
 def _read_header(reader: ByteReader) -> VdiHeader:

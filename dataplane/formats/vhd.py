@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
+from array import array
+from collections.abc import Iterator, Sequence
 
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.batches import BatchBuilder
+from dataplane.engine.block_map import add_vhd_sectors, vhd_blocks
 from dataplane.errors import InvalidImage
-from dataplane.formats.batches import empty_rows
-from dataplane.formats.tables import (
-    ENTRIES_AT_ONCE,
-    Known,
-    Numbers,
-    SpaceBudget,
-    batches_of,
-    check_all,
-    data_rows,
-    make_zero,
-    plain_rows,
-)
+from dataplane.formats.tables import ENTRIES_AT_ONCE, SpaceBudget, add_plain, batches_of, faults_of, new_rows
 from dataplane.formats.vhd_header import VhdDynamic, VhdFooter, read_dynamic, read_footer
 from dataplane.image_source import ImageSource
 from dataplane.limits import SECTOR_SIZE
 from dataplane.readers.gather import gather
 
-_ABSENT = 0xFFFFFFFF
-
-_PIECE_SECTORS_MAX = 1 << 16
-"""Sectors of a block whose bits are read at a time."""
-
-_SECTORS_AT_ONCE = 1 << 21
-"""Bits of bitmaps in memory at a time, a byte each: 2 MiB."""
+_SECTORS_AT_ONCE = 1 << 16
+"""Sectors whose bits are read at a time; when no two neighbours are alike each is a row."""
 
 
 def open_vhd(reader: ByteReader) -> ImageSource:
@@ -62,7 +47,8 @@ class FixedVhdSource(ImageSource):
 
     def extents(self) -> Iterator[memoryview]:
         """Yield batches; the map of holes is asked for lazily."""
-        return batches_of(plain_rows(self.readers[0], 0, self.virtual_size), self.virtual_size)
+        rows = new_rows()
+        return batches_of(rows, add_plain(rows, self.readers[0], 0, self.virtual_size), self.virtual_size)
 
 
 class DynamicVhdSource(ImageSource):
@@ -82,64 +68,53 @@ class DynamicVhdSource(ImageSource):
 
         Raises InvalidImage when a block is not in the file or blocks overlap.
         """
-        return batches_of(self._known(), self.virtual_size)
+        rows = new_rows()
+        return batches_of(rows, self._mapped(rows), self.virtual_size)
 
-    def _known(self) -> Iterator[Known]:
-        block_size, budget = self._header.block_size, SpaceBudget(self._reader)
-        count = -(-self.virtual_size // block_size)
+    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
+        header, budget = self._header, SpaceBudget(self._reader)
+        count = -(-self.virtual_size // header.block_size)
         for first in range(0, count, ENTRIES_AT_ONCE):
             taken = min(ENTRIES_AT_ONCE, count - first)
-            table = self._reader.read_at(self._header.table_offset + 4 * first, 4 * taken)
-            entries = np.frombuffer(table, dtype=">u4").astype(np.int64)
-            present = np.flatnonzero(entries != _ABSENT)
-            guests = (first + present) * block_size
-            hosts = entries[present] * SECTOR_SIZE
-            lengths = np.minimum(block_size, self.virtual_size - guests)
-            outside = hosts > self._reader.size - self._header.bitmap_size - lengths
-            problem = "the block for offset {} is not in the file, which is cut short or damaged"
-            check_all(self._reader.name, outside, guests, problem)
-            budget.take(int(lengths.sum()) + len(present) * self._header.bitmap_size, "blocks")
-            yield from self._stored_sectors(guests, hosts)
-            yield empty_rows(), min((first + taken) * block_size, self.virtual_size)
+            entries = self._reader.read_at(header.table_offset + 4 * first, 4 * taken)
+            with faults_of(self._reader.name):
+                blocks = vhd_blocks(
+                    entries,
+                    first,
+                    block_size=header.block_size,
+                    bitmap_size=header.bitmap_size,
+                    disk_size=self.virtual_size,
+                    file_size=self._reader.size,
+                ).tolist()
+            guests, places = blocks[::2], blocks[1::2]
+            named = sum(min(header.block_size, self.virtual_size - guest) for guest in guests)
+            budget.take(named + len(guests) * header.bitmap_size, "blocks")
+            yield from self._stored_sectors(rows, guests, places)
+            yield min((first + taken) * header.block_size, self.virtual_size)
 
-    def _stored_sectors(self, guests: Numbers, hosts: Numbers) -> Iterator[Known]:
-        """Yield rows for the blocks at ``guests`` of the disk, whose bitmaps are at ``hosts``, as their bits say."""
-        block_sectors = self._header.block_size // SECTOR_SIZE
-        piece_sectors = min(block_sectors, _PIECE_SECTORS_MAX)
-        pieces = block_sectors // piece_sectors
+    def _stored_sectors(self, rows: BatchBuilder, guests: Sequence[int], places: Sequence[int]) -> Iterator[int]:
+        """Add rows for the blocks at ``guests`` of the disk, which are at ``places``, as their bitmaps say.
+
+        Large blocks are taken in pieces, small ones several at a time.
+        """
+        bitmap_size, block_sectors = self._header.bitmap_size, self._header.block_size // SECTOR_SIZE
+        sectors = min(block_sectors, _SECTORS_AT_ONCE)
         blocks_at_once = max(1, _SECTORS_AT_ONCE // block_sectors)
-        pieces_at_once = _SECTORS_AT_ONCE // piece_sectors
         for at in range(0, len(guests), blocks_at_once):
             group = slice(at, at + blocks_at_once)
-            for begin in range(0, pieces, pieces_at_once):
-                numbers = np.arange(begin, min(begin + pieces_at_once, pieces), dtype=np.int64)
-                offsets = guests[group, None] + numbers * (piece_sectors * SECTOR_SIZE)
-                bitmaps = hosts[group, None] + numbers * (piece_sectors // 8)
-                data = hosts[group, None] + self._header.bitmap_size + numbers * (piece_sectors * SECTOR_SIZE)
-                inside = (offsets < self.virtual_size).reshape(-1)
-                flat = (offsets.reshape(-1)[inside], bitmaps.reshape(-1)[inside], data.reshape(-1)[inside])
-                yield from self._runs(*flat, piece_sectors)
-
-    def _runs(self, guests: Numbers, bitmaps: Numbers, data: Numbers, sectors: int) -> Iterator[Known]:
-        """Yield a row for each run of equal bits of pieces of ``sectors`` sectors, a few MiB of rows at a time."""
-        if not len(guests):
-            return
-        held = gather(self._reader, bitmaps.tolist(), -(-sectors // 8))
-        # The most significant bit of a byte stands for its first sector. A block below 8 sectors uses a part of one.
-        bits = np.unpackbits(np.frombuffer(held, dtype=np.uint8)).reshape(len(guests), -1)[:, :sectors]
-        changes = np.ones(bits.shape, dtype=np.bool_)
-        np.not_equal(bits[:, 1:], bits[:, :-1], out=changes[:, 1:])
-        starts = np.flatnonzero(changes)
-        zero = bits.reshape(-1)[starts] == 0
-        for at in range(0, len(starts), ENTRIES_AT_ONCE):
-            part = starts[at : at + ENTRIES_AT_ONCE]
-            behind = starts[at + 1 : at + 1 + ENTRIES_AT_ONCE]
-            ends = behind if len(behind) == len(part) else np.append(behind, bits.size)
-            piece, sector = np.divmod(part, sectors)
-            offsets = guests[piece] + sector * SECTOR_SIZE
-            lengths = np.minimum((ends - part) * SECTOR_SIZE, self.virtual_size - offsets)
-            rows = data_rows(offsets, lengths, data[piece] + sector * SECTOR_SIZE)
-            make_zero(rows, zero[at : at + ENTRIES_AT_ONCE])
-            rows = rows[lengths > 0]
-            if len(rows):
-                yield rows, int(rows[-1, :2].sum())
+            for sector in range(0, block_sectors, sectors):
+                skipped = sector * SECTOR_SIZE
+                inside = [guest + skipped for guest in guests[group] if guest + skipped < self.virtual_size]
+                blocks = places[group][: len(inside)]
+                if not inside:
+                    break
+                bits = gather(self._reader, [place + sector // 8 for place in blocks], -(-sectors // 8))
+                add_vhd_sectors(
+                    rows,
+                    bits,
+                    array("q", inside),
+                    array("q", [place + bitmap_size + skipped for place in blocks]),
+                    sectors=sectors,
+                    disk_size=self.virtual_size,
+                )
+                yield min(inside[-1] + sectors * SECTOR_SIZE, self.virtual_size)

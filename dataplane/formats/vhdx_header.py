@@ -90,6 +90,10 @@ class VhdxHeader:
         """Blocks behind which the table has an entry for a sector bitmap, which a disk without parent never uses."""
         return _SECTORS_PER_BITMAP * self.sector_size // self.block_size
 
+    def entry_of(self, block: int) -> int:
+        """Return the index of a block's entry in the block allocation table."""
+        return block + block // self.chunk_blocks
+
     @property
     def bat_entries(self) -> int:
         """Entries of the block allocation table that the disk takes."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.batches import BatchBuilder
 from dataplane.errors import InvalidImage, Unsupported
-from dataplane.formats.tables import Known, SpaceBudget, batches_of
+from dataplane.formats.tables import SpaceBudget, batches_of, new_rows
 from dataplane.formats.vmdk_descriptor import parse_descriptor
 from dataplane.formats.vmdk_grains import Grains
 from dataplane.formats.vmdk_header import MAGIC, MAGIC_COWD, read_descriptor, read_header
@@ -42,12 +43,13 @@ class VmdkSource(ImageSource):
 
         Raises InvalidImage when a table breaks the rules of the format or points outside its file.
         """
-        return batches_of(self._known(), self.virtual_size)
+        rows = new_rows()
+        return batches_of(rows, self._mapped(rows), self.virtual_size)
 
-    def _known(self) -> Iterator[Known]:
+    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
         budgets = [SpaceBudget(reader) for reader in self.readers]
         for piece in self._pieces:
-            yield from piece.rows(budgets[piece.index])
+            yield from piece.add_rows(rows, budgets[piece.index])
 
 
 def open_vmdk(reader: ByteReader, *, extent_dir: Path | None = None) -> ImageSource:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.batches import BatchBuilder
 from dataplane.errors import InvalidImage, SourceUnavailable, Unsupported
-from dataplane.formats.tables import Known, SpaceBudget, check_inside, plain_rows, zero_row
+from dataplane.formats.tables import SpaceBudget, add_plain, add_zeros, check_inside
 from dataplane.formats.vmdk_descriptor import Descriptor, ListedExtent, parse_descriptor, shown
 from dataplane.formats.vmdk_grains import Grains
 from dataplane.formats.vmdk_header import (
@@ -29,8 +30,8 @@ class Piece(Protocol):
     index: int
     """The number of the reader that has its bytes."""
 
-    def rows(self, budget: SpaceBudget) -> Iterator[Known]:
-        """Yield the piece's rows; ``budget`` is that of its reader."""
+    def add_rows(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
+        """Add the piece's rows, and yield up to where (bytes of the disk) all is there; ``budget`` is its reader's."""
 
 
 class _Zeros:
@@ -42,8 +43,9 @@ class _Zeros:
         self._base = base
         self._size = size
 
-    def rows(self, budget: SpaceBudget) -> Iterator[Known]:
-        yield zero_row(self._base, self._size), self._base + self._size
+    def add_rows(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
+        add_zeros(rows, self._base, self._base + self._size)
+        yield self._base + self._size
 
 
 class _Flat:
@@ -55,10 +57,10 @@ class _Flat:
         self._extent = extent
         self._base = base
 
-    def rows(self, budget: SpaceBudget) -> Iterator[Known]:
+    def add_rows(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
         budget.take(self._extent.size, "extents")
-        yield from plain_rows(
-            self._reader, self._extent.file_offset, self._extent.size, offset=self._base, index=self.index
+        yield from add_plain(
+            rows, self._reader, self._extent.file_offset, self._extent.size, offset=self._base, index=self.index
         )
 
 

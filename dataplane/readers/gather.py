@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from dataplane.byte_reader import ByteReader
 from dataplane.engine import blockio
@@ -28,23 +27,20 @@ def gather(reader: ByteReader, offsets: Sequence[int], length: int) -> bytearray
 
     Raises InvalidImage when a piece is not wholly inside the reader, SourceUnavailable when reading fails.
     """
-    for offset in offsets:
-        check_range(reader, offset, length)
+    if offsets:
+        check_range(reader, min(offsets), length)
+        check_range(reader, max(offsets), length)
     buffer = bytearray(len(offsets) * length)
     fd = reader.fileno()
     if fd is None:
         _fetch(reader, offsets, length, buffer)
         return buffer
-    ranges = array("q")
-    for piece, offset in enumerate(offsets):
-        ranges.extend((offset, length, piece * length))
-    if ranges:
-        try:
-            blockio.read_ranges(fd, memoryview(ranges).cast("B").cast("q", (len(offsets), 3)), buffer)
-        except OSError as error:
-            raise unreadable(reader.name, error) from error
-        except EOFError as error:
-            raise SourceUnavailable(f"{reader.name} has become shorter while it was read") from error
+    try:
+        blockio.read_pieces(fd, array("q", offsets), length, buffer)
+    except OSError as error:
+        raise unreadable(reader.name, error) from error
+    except EOFError as error:
+        raise SourceUnavailable(f"{reader.name} has become shorter while it was read") from error
     return buffer
 
 
@@ -63,6 +59,8 @@ def _fetch(reader: ByteReader, offsets: Sequence[int], length: int, buffer: byte
         for span in spans:
             fetch(span)
         return
+    from concurrent.futures import ThreadPoolExecutor  # and with it logging: only a network needs it
+
     with ThreadPoolExecutor(min(len(spans), _REQUESTS_MAX), "gathering") as threads:
         try:
             # In order, so that the failure reported is the first one.

@@ -125,7 +125,7 @@ def test_zero_clusters_kept_and_given_back(tmp_path: Path) -> None:
     assert kinds(extents) == {ExtentKind.HOLE, ExtentKind.ZERO, ExtentKind.DATA}
 
 
-@pytest.mark.parametrize("bits", [1, 2, 8, 64])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 32, 64])
 def test_refcount_widths(tmp_path: Path, bits: int) -> None:
     path = create(tmp_path / "disk", 2 * MIB, refcount_bits=bits)
     scribble(path, 2 * MIB)

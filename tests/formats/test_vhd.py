@@ -20,6 +20,7 @@ from dataplane.readers.file import FileReader
 from tests.formats.direct import MIB, content_at, damage, read_or_refused, refused, same_root, sample_disk
 from tests.formats.helpers import qemu_content, qemu_io, run
 from tests.formats.vhd_writer import Vhd, sealed
+from tests.oracles.maps import merged
 
 BLOCK = 2 * MIB
 
@@ -149,7 +150,8 @@ def test_block_of_many_pieces(tmp_path: Path) -> None:
             os.pwrite(file.fileno(), piece, at)
     with open_vhd(FileReader(path)) as source:
         rows = [row for batch in source.extents() for row in unpack_batch(batch)]
-    data = [(row.offset, row.length) for row in rows if row.kind == ExtentKind.DATA]
+    # Batches may end between the pieces of a block.
+    data = [(row.offset, row.length) for row in merged(rows) if row.kind == ExtentKind.DATA]
     assert data == [(0, 512), ((32 << 20) - 512, 1024), (block - 512, 512), (block, 512)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataplane.engine.blockio import data_ranges, punch_hole, read_ranges, write_ranges
+from dataplane.engine.blockio import data_ranges, punch_hole, read_pieces, read_ranges, write_ranges
 from tests.native.shapes import int64_rows
 
 BLOCK = 4096
@@ -244,3 +246,25 @@ def test_punch_hole_refuses(empty: int) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+@given(offsets=st.lists(st.integers(0, 990), max_size=20), length=st.integers(0, 10))
+def test_pieces_lie_one_behind_the_other(offsets: list[int], length: int) -> None:
+    content = bytes(range(250)) * 4
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        buffer = bytearray(length * len(offsets))
+        read_pieces(file.fileno(), array("q", offsets), length, buffer)
+    assert buffer == b"".join(content[at : at + length] for at in offsets)
+
+
+def test_pieces_that_do_not_fit_or_end_early(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(100))
+    with (tmp_path / "file").open("rb") as file:
+        for count, length, room in ((1, 10, 9), (2, 10, 10), (2, -1, 0), (3, 1 << 62, 10), (0, 1, 1)):
+            with pytest.raises(ValueError, match="do not fill a buffer"):
+                read_pieces(file.fileno(), array("q", [0] * count), length, bytearray(room))
+        with pytest.raises(EOFError, match="10 bytes at 91"):
+            read_pieces(file.fileno(), array("q", [0, 91]), 10, bytearray(20))
+        with pytest.raises(OSError, match="Invalid argument"):
+            read_pieces(file.fileno(), array("q", [-1]), 10, bytearray(10))

@@ -178,7 +178,7 @@ def test_read_error_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os, "pread", fail)
     monkeypatch.setattr(blockio, "data_ranges", fail)
-    monkeypatch.setattr(blockio, "read_ranges", fail)
+    monkeypatch.setattr(blockio, "read_pieces", fail)
     for read in (
         lambda: reader.read_at(0, 100),
         lambda: reader.data_ranges(0, 100, 1),
