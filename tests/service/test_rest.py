@@ -172,6 +172,10 @@ def test_ids_of_the_client_reach_the_log(rest: Rest, server: Serving) -> None:
     [
         ("GET", "/nothing", None, 404, "openapi.json"),
         ("GET", "/compute/v1/images/a/b", None, 404, "no such path"),
+        ("GET", "/nothing%0A", None, 404, "no such path"),
+        ("OPTIONS", "/compute/v1/images", None, 405, "GET, POST"),
+        ("GET", "/docs/", None, 404, "no such path"),
+        ("GET", "/compute/v1/images/a%0Ab", None, 404, "is not there"),
         ("PUT", "/compute/v1/images", {}, 405, "GET, POST"),
         ("GET", "/compute/v1/images?folder=f", None, 400, "folder"),
         ("GET", "/compute/v1/images?pageSize=many", None, 400, "page_size"),
