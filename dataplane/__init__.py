@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # typing itself costs start-up time, and only type checkers r
     from dataplane.formats.probe import open_source as open_source
     from dataplane.image_source import ImageSource as ImageSource
     from dataplane.ingest.accounting import Sizes as Sizes
+    from dataplane.ingest.copying import prepare_copy as prepare_copy
     from dataplane.ingest.exporting import ExportResult as ExportResult
     from dataplane.ingest.exporting import export_image as export_image
     from dataplane.ingest.importing import ImportResult as ImportResult
@@ -42,6 +43,7 @@ _HOMES = {
     "import_image": "dataplane.ingest.importing",
     "measure": "dataplane.analysis.measuring",
     "open_source": "dataplane.formats.probe",
+    "prepare_copy": "dataplane.ingest.copying",
     "prepare_import": "dataplane.ingest.importing",
 }
 

@@ -14,6 +14,9 @@ class ByteReader(ABC):
     size: int
     """Bytes there are; fixed while the reader is open."""
 
+    validator: str = ""
+    """What tells this version of the bytes from others as far as their server says so; empty when it does not."""
+
     def fileno(self) -> int | None:
         """Return a descriptor that native code may ``pread``, or None when bytes come through ``read_at`` only."""
         return None

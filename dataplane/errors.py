@@ -43,6 +43,10 @@ class SourceUnavailable(SourceError):
     """The source cannot be read: missing, forbidden, refused by policy, unreachable, or changed meanwhile."""
 
 
+class SourceForbidden(SourceUnavailable):
+    """The server of a URL refuses access (401, 403 or 410): a signed URL may have expired."""
+
+
 class InvalidImage(SourceError):
     """The source's bytes break the rules of its format, or it is cut short."""
 

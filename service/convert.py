@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import empty_pb2, json_format, timestamp_pb2
@@ -9,18 +11,56 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from service._pb.dataplane.v1 import image_details_pb2 as details
+from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2, image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
-from service.model import Image, ImageContent, ImageSpec, Json, Operation, OperationKind, disk_size_for
+from service.model import (
+    PARKED,
+    AccessBinding,
+    BindingChange,
+    Image,
+    ImageContent,
+    ImageSpec,
+    Json,
+    Operation,
+    OperationKind,
+    disk_size_for,
+)
 
 if TYPE_CHECKING:
     from dataplane import Sizes
 
-_DESCRIPTIONS = {OperationKind.CREATE_IMAGE: "Create image", OperationKind.DELETE_IMAGE: "Delete image"}
-_RESPONSES: dict[OperationKind, type[Message]] = {
-    OperationKind.CREATE_IMAGE: image_pb2.Image,
-    OperationKind.DELETE_IMAGE: empty_pb2.Empty,
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What operations of one kind are called, and the messages they carry."""
+
+    description: str
+    metadata: Callable[[str], Message]
+    response: type[Message]
+
+
+_SHAPES = {
+    OperationKind.CREATE_IMAGE: _Shape(
+        "Create image", lambda image_id: images.CreateImageMetadata(image_id=image_id), image_pb2.Image
+    ),
+    OperationKind.UPDATE_IMAGE: _Shape(
+        "Update image", lambda image_id: images.UpdateImageMetadata(image_id=image_id), image_pb2.Image
+    ),
+    OperationKind.DELETE_IMAGE: _Shape(
+        "Delete image", lambda image_id: images.DeleteImageMetadata(image_id=image_id), empty_pb2.Empty
+    ),
+    OperationKind.SET_ACCESS_BINDINGS: _Shape(
+        "Set access bindings of image",
+        lambda image_id: access.SetAccessBindingsMetadata(resource_id=image_id),
+        access.AccessBindingsOperationResult,
+    ),
+    OperationKind.UPDATE_ACCESS_BINDINGS: _Shape(
+        "Update access bindings of image",
+        lambda image_id: access.UpdateAccessBindingsMetadata(resource_id=image_id),
+        access.AccessBindingsOperationResult,
+    ),
 }
 _STAGES = {
     "queued": details.Progress.QUEUED,
@@ -28,15 +68,12 @@ _STAGES = {
     "reading": details.Progress.READING,
     "committing": details.Progress.COMMITTING,
     "done": details.Progress.DONE,
+    "expired": details.Progress.SOURCE_EXPIRED,
 }
 
 
 def image_spec(request: images.CreateImageRequest) -> ImageSpec:
-    """Return what a valid request asks for. An operating system that is not named is Linux."""
-    os = image_pb2.Os()
-    os.CopyFrom(request.os)
-    if os.type == image_pb2.Os.TYPE_UNSPECIFIED:
-        os.type = image_pb2.Os.LINUX
+    """Return what a valid request asks for. What it leaves open is for the source to say."""
     hardware = request.hardware_generation if request.HasField("hardware_generation") else None
     return ImageSpec(
         folder_id=request.folder_id,
@@ -46,7 +83,7 @@ def image_spec(request: images.CreateImageRequest) -> ImageSpec:
         family=request.family,
         min_disk_size=request.min_disk_size,
         product_ids=tuple(request.product_ids),
-        os=_to_json(os),
+        os=_to_json(request.os),  # without its type when that is not given
         pooled=request.pooled,
         hardware_generation=_to_json(hardware) if hardware is not None else None,
     )
@@ -81,22 +118,20 @@ def image_message(image: Image) -> image_pb2.Image:
 
 def operation_message(operation: Operation) -> operation_pb2.Operation:
     """Return the operation as the API shows it: metadata always, then exactly one of error and response when done."""
+    shape = _SHAPES[operation.kind]
     message = operation_pb2.Operation(
         id=operation.id,
-        description=_DESCRIPTIONS[operation.kind],
+        description=shape.description,
         created_at=timestamp(operation.created_at_us),
         created_by=operation.created_by,
         modified_at=timestamp(operation.modified_at_us),
         done=operation.done,
     )
-    if operation.kind is OperationKind.CREATE_IMAGE:
-        message.metadata.Pack(images.CreateImageMetadata(image_id=operation.image_id))
-    else:
-        message.metadata.Pack(images.DeleteImageMetadata(image_id=operation.image_id))
+    message.metadata.Pack(shape.metadata(operation.image_id))
     if operation.error is not None:
         message.error.CopyFrom(status_pb2.Status.FromString(operation.error))
     elif operation.response is not None:
-        message.response.Pack(_RESPONSES[operation.kind].FromString(operation.response))
+        message.response.Pack(shape.response.FromString(operation.response))
     return message
 
 
@@ -131,10 +166,10 @@ def sizes_message(image: Image, content: ImageContent) -> details.ImageSizes:
     )
 
 
-def progress_message(operation: Operation) -> details.Progress:
-    """Return how far the operation was at its last heartbeat."""
+def progress_message(operation: Operation, *, queue_position: int = 0) -> details.Progress:
+    """Return how far the operation was at its last heartbeat; `queue_position` is 0 unless it waits."""
     noted: dict[str, Any] = operation.progress or {}
-    stage = "done" if operation.done else noted.get("stage", "queued")
+    stage = "done" if operation.done else noted.get("stage", "expired" if operation.lease_owner == PARKED else "queued")
     message = details.Progress(
         operation_id=operation.id,
         stage=_STAGES.get(stage, details.Progress.STAGE_UNSPECIFIED),
@@ -148,10 +183,39 @@ def progress_message(operation: Operation) -> details.Progress:
         written_bytes=noted.get("written_bytes", 0),
         seconds=noted.get("seconds", 0.0),
         bytes_per_second=noted.get("rate", 0.0),
+        queue_position=queue_position,
     )
     if not operation.done and noted.get("eta_s") is not None:
         message.eta_seconds = noted["eta_s"]
     return message
+
+
+def access_binding(message: access.AccessBinding) -> AccessBinding:
+    """Return the binding that a message holds."""
+    subject = message.subject
+    return AccessBinding(subject_type=subject.type, subject_id=subject.id, role_id=message.role_id)
+
+
+def binding_change(message: access.AccessBindingDelta) -> BindingChange:
+    """Return the change that a valid message asks for."""
+    return BindingChange(
+        binding=access_binding(message.access_binding), added=message.action == access.AccessBindingAction.ADD
+    )
+
+
+def access_binding_message(binding: AccessBinding) -> access.AccessBinding:
+    """Return the binding as the API shows it."""
+    subject = access.Subject(id=binding.subject_id, type=binding.subject_type)
+    return access.AccessBinding(role_id=binding.role_id, subject=subject)
+
+
+def bindings_result(changes: Iterable[BindingChange]) -> access.AccessBindingsOperationResult:
+    """Return the changes as the response of an operation."""
+    result = access.AccessBindingsOperationResult()
+    for change in changes:
+        action = access.AccessBindingAction.ADD if change.added else access.AccessBindingAction.REMOVE
+        result.effective_deltas.add(action=action, access_binding=access_binding_message(change.binding))
+    return result
 
 
 def timestamp(time_us: int) -> timestamp_pb2.Timestamp:

@@ -35,7 +35,20 @@ class PermissionDenied(DataplaneError):
 
 
 class FailedPrecondition(DataplaneError):
-    """The resource is not in the state that the call needs."""
+    """The resource `subject` is not in the state that the call needs."""
+
+    def __init__(self, message: str, *, subject: str = "") -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class QuotaExceeded(DataplaneError):
+    """A folder has as much of something as it may have: `quota` names what."""
+
+    def __init__(self, *, folder_id: str, quota: str, limit: int, asked: int) -> None:
+        super().__init__(f"quota {quota} of folder {shown(folder_id)} is exceeded: {asked} is more than {limit}")
+        self.folder_id = folder_id
+        self.quota = quota
 
 
 class NotOffered(DataplaneError):

@@ -21,6 +21,12 @@ from service.log import get_logger
 log = get_logger(__name__)
 _call = threading.local()  # each call runs in one thread of the server's pool from beginning to end
 
+HEADERS: dict[str, tuple[tuple[str, str], ...]] = {
+    # Whole seconds until the next poll. Who has seen the end polls no more, so that one value serves all answers.
+    "yandex.cloud.operation.OperationService/Get": (("x-operation-poll-interval", "1"),),
+}
+"""What the answers of a method carry besides the ids of the call."""
+
 
 _CLIENT_IDS = {"x-client-request-id": "client_request_id", "x-client-trace-id": "client_trace_id"}
 _CLIENT_ID = re.compile(r"[-0-9A-Za-z_.:]{1,64}")
@@ -92,7 +98,8 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _begin(self, call: _Call, request: Any) -> None:
         _call.caller = ANONYMOUS
-        call.context.send_initial_metadata((("x-request-id", call.request_id), ("x-server-trace-id", call.trace_id)))
+        ids = (("x-request-id", call.request_id), ("x-server-trace-id", call.trace_id))
+        call.context.send_initial_metadata((*ids, *HEADERS.get(call.method, ())))
         if call.service not in OPEN_SERVICES:
             _call.caller = self._authenticator.authenticate(call.context.invocation_metadata())
         if request is _UNDECODABLE:

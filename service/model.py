@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from service.faults import InvalidRequest, Violation
+
 MIB = 1 << 20
 DISK_SIZE_STEP = 4 * MIB
 """Sizes of disks and images are multiples of this many bytes."""
@@ -17,6 +19,9 @@ _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 20
 IMAGE_ID_PREFIX = "fd8"
 OPERATION_ID_PREFIX = "fdp"
+
+PARKED = "parked"
+"""Owner of the lease of an operation whose URL has expired: nobody works on it until a fresh one comes."""
 
 Json = dict[str, Any]
 
@@ -34,12 +39,18 @@ class OperationKind(StrEnum):
     """What an operation does; decides the types of its metadata and response."""
 
     CREATE_IMAGE = "create_image"
+    UPDATE_IMAGE = "update_image"
     DELETE_IMAGE = "delete_image"
+    SET_ACCESS_BINDINGS = "set_access_bindings"
+    UPDATE_ACCESS_BINDINGS = "update_access_bindings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec:
-    """What the caller asked an image to be. `min_disk_size` is in bytes, 0 when it was not given."""
+    """What the caller asked an image to be. `min_disk_size` is in bytes, 0 when it was not given.
+
+    `os` may lack its type, and `hardware_generation` be None: then they are those of the source, if it has any.
+    """
 
     folder_id: str
     name: str
@@ -94,10 +105,33 @@ class Operation:
     error: bytes | None
     response: bytes | None
     source: bytes | None  # sealed; gone when done
+    fresh_source: bytes | None  # sealed; a URL that may take the place of `source` if it leads to the same object
+    source_refusal: str  # why the last fresh URL was not taken
+    source_version: str | None  # length and validator of what `source` led to, once it was opened
+    held_pin: str | None  # the name under which the store keeps an image that is copied; gone when done
+    folder_bytes_max: int | None  # the folder's quota when the operation began
+    lease_owner: str
     epoch: int
     attempts: int
     cancel_requested: bool
     progress: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AccessBinding:
+    """A role that a subject has on one image."""
+
+    subject_type: str
+    subject_id: str
+    role_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingChange:
+    """A binding that was added, or removed."""
+
+    binding: AccessBinding
+    added: bool
 
 
 def now_us() -> int:
@@ -113,3 +147,12 @@ def new_id(prefix: str) -> str:
 def disk_size_for(virtual_size: int) -> int:
     """Return the smallest disk, in bytes, that holds `virtual_size` bytes: a multiple of 4 MiB, at least one."""
     return max(1, -(-virtual_size // DISK_SIZE_STEP)) * DISK_SIZE_STEP
+
+
+def chosen_disk_size(asked: int, virtual_size: int) -> int:
+    """Return an image's min_disk_size in bytes. Raises InvalidRequest when `asked` is too small; 0 is the least."""
+    least = disk_size_for(virtual_size)
+    if asked and asked < least:
+        problem = f"{asked} is too small for this image: the minimum is {least} bytes"
+        raise InvalidRequest([Violation("min_disk_size", problem)])
+    return asked or least

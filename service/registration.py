@@ -15,6 +15,7 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2, image_service
 from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2, api_endpoint_service_pb2_grpc
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2, iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2, operation_service_pb2_grpc
+from service.bindings import Bindings
 from service.identity.modes import AnyAuthenticator
 from service.images import Images
 from service.interceptors import CallInterceptor, Ended
@@ -59,6 +60,7 @@ def register(
     *,
     authenticator: AnyAuthenticator,
     images: Images,
+    bindings: Bindings,
     operations: Operations,
     announced: str,
     draining: threading.Event,
@@ -67,7 +69,7 @@ def register(
 
     `announced` is the HOST:PORT that SDKs are told; `draining` ends streams when it is set.
     """
-    image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(images), server)
+    image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(images, bindings, operations), server)
     operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
     api_endpoint_service_pb2_grpc.add_ApiEndpointServiceServicer_to_server(ApiEndpointServicer(announced), server)
     iam_token_service_pb2_grpc.add_IamTokenServiceServicer_to_server(IamTokenServicer(authenticator), server)

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy.engine import Connection
 
 from dataplane import Store
 from dataplane.errors import IoFailed, StoreMissing, UsageError
 from service import dev_tls, waiting
 from service import log as logs
+from service.bindings import Bindings
 from service.catalog import schema
 from service.catalog.database import Database
 from service.config import Address, ServeConfig
+from service.contents import StoreContents
 from service.identity import building
 from service.images import Images
+from service.operations.pruning import Pruner
 from service.operations.use_cases import Operations
 from service.registration import new_grpc_server, register
 from service.sealing import KEY_FILE, Sealer
@@ -85,15 +87,18 @@ class Server:
         self._grpc = new_grpc_server(authenticator, ended=self._metrics.call_ended, before=before)
         self.bound = self._transport.bind(self._grpc, config.listen)
         self.announced = config.announce or self.bound
+        sealer, contents = Sealer.at_path(config.data_dir / KEY_FILE), StoreContents(store)
         self._health = register(
             self._grpc,
             authenticator=authenticator,
-            images=Images(database, Sealer.at_path(config.data_dir / KEY_FILE), partial(_unpin, store)),
-            operations=Operations(database),
+            images=Images(database, sealer, contents, config.quotas),
+            bindings=Bindings(database, sealer),
+            operations=Operations(database, sealer, contents),
             announced=str(self.announced),
             draining=self._draining,
         )
         self._rest = _rest(config, self._grpc, self._transport)
+        self._pruner = Pruner(database)
         self._supervisor = watched_workers(database, config, self._metrics, self._tracing)
         self._stop_metrics = self._metrics.listen(config.metrics_listen) if config.metrics_listen else None
 
@@ -102,6 +107,7 @@ class Server:
         self._supervisor.start()
         if self._rest is not None:
             self._rest.start()
+        self._pruner.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,6 +117,7 @@ class Server:
             self._rest.stop()
         stopped = self._grpc.stop(CALL_GRACE_S)
         self._supervisor.drain(WORKER_GRACE_S)
+        self._pruner.stop()
         stopped.wait()
         if self._stop_metrics is not None:
             self._stop_metrics()
@@ -147,10 +154,6 @@ def _rest(config: ServeConfig, server: grpc.Server, transport: Transport) -> Res
     except ImportError as error:
         raise UsageError("--rest-listen needs more: pip install 'dataplane[rest]'") from error
     return RestListener(config.rest_listen, server, transport)
-
-
-def _unpin(store: Store, tx: Connection, image_id: str) -> None:
-    store.unpin(image_id, connection=tx.connection.driver_connection)
 
 
 @contextlib.contextmanager

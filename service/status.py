@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,6 +19,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits de
     (faults.InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (faults.Unauthenticated, code_pb2.UNAUTHENTICATED),
     (faults.PermissionDenied, code_pb2.PERMISSION_DENIED),
+    (faults.QuotaExceeded, code_pb2.RESOURCE_EXHAUSTED),
     (faults.FailedPrecondition, code_pb2.FAILED_PRECONDITION),
     (faults.NotOffered, code_pb2.UNIMPLEMENTED),
     (faults.Busy, code_pb2.UNAVAILABLE),
@@ -63,10 +65,10 @@ def status_of(error: BaseException, *, trace_id: str) -> status_pb2.Status:
     else:
         message = f"internal error: the server's log has the particulars under {trace_id}"
     status = status_pb2.Status(code=code, message=message)
-    request = _bad_request(error, message)
-    if request is not None:
+    detail = _detail(error, message)
+    if detail is not None:
         packed = any_pb2.Any()
-        packed.Pack(request)
+        packed.Pack(detail)
         status.details.append(packed)
     return status
 
@@ -74,6 +76,23 @@ def status_of(error: BaseException, *, trace_id: str) -> status_pb2.Status:
 def grpc_code(code: int) -> grpc.StatusCode:
     """Return gRPC's own object for the number of a code."""
     return _GRPC_CODES.get(code, grpc.StatusCode.INTERNAL)
+
+
+def _detail(error: BaseException, message: str) -> Message | None:
+    """Return what clients can read besides the line of text, when there is something."""
+    if isinstance(error, faults.QuotaExceeded):
+        quota = error_details_pb2.QuotaFailure.Violation(
+            subject=f"folder:{one_line(error.folder_id)}/{error.quota}", description=message
+        )
+        failure: Message = error_details_pb2.QuotaFailure(violations=[quota])
+        return failure
+    if isinstance(error, faults.FailedPrecondition) and error.subject:
+        state = error_details_pb2.PreconditionFailure.Violation(
+            type="STATE", subject=one_line(error.subject), description=message
+        )
+        unmet: Message = error_details_pb2.PreconditionFailure(violations=[state])
+        return unmet
+    return _bad_request(error, message)
 
 
 def _bad_request(error: BaseException, message: str) -> error_details_pb2.BadRequest | None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from google.protobuf.message import Message
 
 from service._pb.dataplane.v1 import image_details_pb2 as details
+from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2, image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2 as iam
@@ -157,8 +158,51 @@ def is_web_url(value: str) -> bool:
         return False
 
 
+def each(name: str, *rules: Rule, size_min: int = 0, size_max: int) -> Rule:
+    """Constrain the number of messages in the repeated field `name`, and each of them by rules of its own."""
+
+    def check(request: Any) -> Iterator[Violation]:
+        items = getattr(request, name)
+        if not size_min <= len(items) <= size_max:
+            yield Violation(name, f"has {len(items)} elements, {size_min} to {size_max} are allowed")
+        for index, item in enumerate(items):
+            for rule in rules:
+                yield from (Violation(f"{name}[{index}].{one.field}", one.description) for one in rule(item))
+
+    return check
+
+
+def update_mask(*paths: str) -> Rule:
+    """Constrain the paths of the field mask to fields that can be updated."""
+
+    def check(request: Any) -> Iterator[Violation]:
+        for path in request.update_mask.paths:
+            if path not in paths:
+                problem = f"{shown(path)} is not a field that can be updated: {', '.join(paths)}"
+                yield Violation("update_mask", problem)
+
+    return check
+
+
 def _id(name: str) -> Rule:
     return text(name, required=True, length_max=ID_LENGTH_MAX)
+
+
+LABELS = mapping(
+    "labels",
+    size_max=64,
+    key=Text(required=True, length_max=63, pattern=LABEL_KEY),
+    value=Text(length_max=63, pattern=LABEL_VALUE),
+)
+MIN_DISK_SIZE = number("min_disk_size", low=4194304, high=4398046511104)
+
+
+def _binding(prefix: str = "") -> tuple[Rule, ...]:
+    return (
+        text(f"{prefix}role_id", required=True, length_max=64),
+        text(f"{prefix}subject.id", required=True, length_max=100),
+        text(f"{prefix}subject.type", required=True, length_max=100),
+    )
 
 
 RULES: dict[type[Message], tuple[Rule, ...]] = {
@@ -175,14 +219,9 @@ RULES: dict[type[Message], tuple[Rule, ...]] = {
         _id("folder_id"),
         text("name", pattern=NAME),
         text("description", length_max=256),
-        mapping(
-            "labels",
-            size_max=64,
-            key=Text(required=True, length_max=63, pattern=LABEL_KEY),
-            value=Text(length_max=63, pattern=LABEL_VALUE),
-        ),
+        LABELS,
         text("family", pattern=FAMILY),
-        number("min_disk_size", low=4194304, high=4398046511104),
+        MIN_DISK_SIZE,
         texts("product_ids", length_max=ID_LENGTH_MAX),
         one_of(
             "source",
@@ -196,6 +235,39 @@ RULES: dict[type[Message], tuple[Rule, ...]] = {
         choice("hardware_generation.legacy_features.pci_topology", hardware_generation_pb2.PCITopology.values()),
         text("hardware_generation.generation2_features.secure_boot_template_id", length_max=256),
     ),
+    images.GetImageLatestByFamilyRequest: (_id("folder_id"), text("family", pattern=FAMILY)),
+    images.UpdateImageRequest: (
+        _id("image_id"),
+        update_mask("name", "description", "min_disk_size", "labels"),
+        text("name", pattern=NAME),
+        text("description", length_max=256),
+        MIN_DISK_SIZE,
+        LABELS,
+    ),
+    images.ListImageOperationsRequest: (
+        _id("image_id"),
+        number("page_size", low=0, high=1000),
+        text("page_token", length_max=100),
+    ),
+    access.ListAccessBindingsRequest: (
+        text("resource_id", required=True, length_max=64),
+        number("page_size", low=0, high=1000),
+        text("page_token", length_max=2000),
+    ),
+    access.SetAccessBindingsRequest: (
+        text("resource_id", required=True, length_max=64),
+        each("access_bindings", *_binding(), size_max=1000),
+    ),
+    access.UpdateAccessBindingsRequest: (
+        text("resource_id", required=True, length_max=64),
+        each(
+            "access_binding_deltas",
+            choice("action", (access.AccessBindingAction.ADD, access.AccessBindingAction.REMOVE)),
+            *_binding("access_binding."),
+            size_min=1,
+            size_max=1000,
+        ),
+    ),
     operations.GetOperationRequest: (text("operation_id", required=True),),
     operations.CancelOperationRequest: (text("operation_id", required=True),),
     iam.CreateIamTokenRequest: (
@@ -208,6 +280,7 @@ RULES: dict[type[Message], tuple[Rule, ...]] = {
     details.GetSizesRequest: (_id("image_id"),),
     details.GetProgressRequest: (_id("operation_id"),),
     details.WatchProgressRequest: (_id("operation_id"),),
+    details.ReplaceSourceRequest: (_id("operation_id"), uri),
 }
 
 

@@ -82,6 +82,7 @@ class HttpReader(ByteReader):
             raise
         self._head = bytes(head[: targets.filled])
         self.size = self._pin.size if self._pin is not None else 0
+        self.validator = self._pin.validator() if self._pin is not None else ""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``offset``, in requests of at most REQUEST_SIZE_MAX bytes.

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dataplane.errors import InvalidImage, SourceUnavailable
+from dataplane.errors import InvalidImage, SourceForbidden, SourceUnavailable
 from dataplane.limits import VIRTUAL_SIZE_MAX
 from dataplane.readers.http_retry import Transient, parse_retry_after
 
 _TRANSIENT = frozenset((408, 423, 425, 429))
+_FORBIDDEN = frozenset((401, 403, 410))
 _PAGES = frozenset(("text/html", "application/xhtml+xml"))
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
 _STRONG_ETAG = re.compile(r'"[!#-~]*"')
@@ -35,6 +36,10 @@ class Pin:
     etag: str | None  # strong ones only
     modified: str | None  # used when there is no strong ETag
     weak_etag: str | None = None  # compared then too, though it says nothing about single bytes
+
+    def validator(self) -> str:
+        """Return what tells this version from others, as well as the server does; empty when it does not."""
+        return self.etag or self.modified or self.weak_etag or ""
 
     def condition(self) -> dict[str, str]:
         """Return the request header that makes a server itself notice a change."""
@@ -69,7 +74,8 @@ def check_status(name: str, status: int, headers: Mapping[str, str], pin: Pin | 
             problem = "the server ignores ranges (it answers 200, not 206); use a server that supports them"
     else:
         problem = _WORDS.get(status, f"the server answers {status}; check the URL")
-    raise SourceUnavailable(f"{name}: {problem}")
+    kind_of_error = SourceForbidden if status in _FORBIDDEN else SourceUnavailable
+    raise kind_of_error(f"{name}: {problem}")
 
 
 def is_empty(status: int, headers: Mapping[str, str]) -> bool:

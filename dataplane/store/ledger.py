@@ -222,6 +222,21 @@ class Ledger:
         except IntegrityBroken as error:
             raise AlreadyExists(f"an image named {pin.name!r} is already in the store: choose another name") from error
 
+    def copy_pin(self, connection: SqlConnection, name: str, also: str) -> None:
+        """Pin the root of `name` as `also` too, inside a transaction; raises NotFound, or AlreadyExists."""
+        copied = ", ".join(column for column in PIN_COLUMNS if column not in ("name", "created_at"))
+        try:
+            with self.naming():
+                made = connection.execute(
+                    f"INSERT INTO pins (name, created_at, {copied})"  # noqa: S608
+                    f" SELECT CAST(? AS TEXT), CAST(? AS BIGINT), {copied} FROM pins WHERE name = ?",
+                    (also, time.time_ns() // 1000, name),
+                ).rowcount
+        except IntegrityBroken as error:
+            raise AlreadyExists(f"an image named {also!r} is already in the store: choose another name") from error
+        if not made:
+            raise NotFound(f"the store has no image named {name!r}")
+
     def remove_pin(self, connection: SqlConnection, name: str, *, undeletable: bool) -> None:
         """Remove a pin, inside a transaction; `undeletable` keeps it where undelete finds it. Raises NotFound."""
         columns = ", ".join(PIN_COLUMNS)

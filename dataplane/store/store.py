@@ -131,6 +131,15 @@ class Store:
         """Return what is known of one image; raises NotFound."""
         return self.ledger.pin(name)
 
+    def pin_also(self, name: str, also: str, *, connection: Any = None) -> None:
+        """Give the content of image `name` a second name, in no time. Raises NotFound or AlreadyExists.
+
+        Both names are of one dedup domain, and either can be removed. With `connection` the pin is part of the caller's
+        open transaction on the ledger's database.
+        """
+        with self.ledger.transaction(connection) as transaction:
+            self.ledger.copy_pin(transaction, name, also)
+
     def unpin(self, name: str, *, undeletable: bool = False, connection: Any = None) -> None:
         """Remove a name; its chunks are garbage unless another image has them. Raises NotFound.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -16,14 +16,29 @@ _CONTENT_COLUMNS = tuple(field.name for field in fields(ImageContent))
 
 
 def insert(tx: Connection, image: Image) -> None:
-    """Add an image that is being created. The unique index refuses a name that its folder already has."""
+    """Add an image. The unique index refuses a name that its folder already has."""
     values = asdict(image.spec) | {"product_ids": list(image.spec.product_ids), "labels": dict(image.spec.labels)}
-    tx.execute(sa.insert(images).values(id=image.id, status=image.status, created_at_us=image.created_at_us, **values))
+    content = asdict(image.content) if image.content is not None else {}
+    tx.execute(
+        sa.insert(images).values(
+            id=image.id, status=image.status, created_at_us=image.created_at_us, **values, **content
+        )
+    )
 
 
-def get(tx: Connection, image_id: str) -> Image | None:
-    """Return the image with this id, or None."""
-    row = tx.execute(sa.select(images).where(images.c.id == image_id)).mappings().first()
+def get(tx: Connection, image_id: str, *, lock: bool = False) -> Image | None:
+    """Return the image with this id, or None; with `lock` nobody else changes it until the transaction ends."""
+    wanted = sa.select(images).where(images.c.id == image_id)
+    row = tx.execute(wanted.with_for_update() if lock else wanted).mappings().first()
+    return _image(row) if row is not None else None
+
+
+def latest_of_family(tx: Connection, *, folder_id: str, family: str) -> Image | None:
+    """Return the newest READY image of a family, or None."""
+    wanted = sa.select(images).where(
+        images.c.folder_id == folder_id, images.c.family == family, images.c.status == ImageStatus.READY
+    )
+    row = tx.execute(wanted.order_by(images.c.created_at_us.desc(), images.c.id.desc()).limit(1)).mappings().first()
     return _image(row) if row is not None else None
 
 
@@ -33,13 +48,44 @@ def name_taken(tx: Connection, *, folder_id: str, name: str) -> bool:
     return tx.execute(found).first() is not None
 
 
-def page(tx: Connection, *, folder_id: str, after_id: str, name: str | None, limit: int) -> list[Image]:
-    """Return up to `limit` images of a folder in order of id, from the first id above `after_id`."""
-    wanted = sa.select(images).where(images.c.folder_id == folder_id, images.c.id > after_id)
-    if name is not None:
-        wanted = wanted.where(images.c.name == name)
-    rows = tx.execute(wanted.order_by(images.c.id).limit(limit)).mappings()
-    return [_image(row) for row in rows]
+def page(
+    tx: Connection,
+    *,
+    folder_id: str,
+    where: Sequence[sa.ColumnElement[bool]],
+    order: sa.ColumnElement[Any],
+    descending: bool,
+    after: tuple[Any, str] | None,
+    limit: int,
+) -> list[tuple[Image, Any]]:
+    """Return up to `limit` images of a folder, each with the value it is ordered by.
+
+    Images of one value are in order of id. The page begins behind the value and id `after`, whether or not such an
+    image is still there.
+    """
+    wanted = sa.select(images, order.label("order_value")).where(images.c.folder_id == folder_id, *where)
+    if after is not None:
+        value, last_id = after
+        beyond = order < value if descending else order > value
+        further = images.c.id < last_id if descending else images.c.id > last_id
+        wanted = wanted.where(sa.or_(beyond, sa.and_(order == value, further)))
+    sorting = [order.desc(), images.c.id.desc()] if descending else [order, images.c.id]
+    rows = tx.execute(wanted.order_by(*sorting).limit(limit)).mappings()
+    return [(_image(row), row["order_value"]) for row in rows]
+
+
+def usage(tx: Connection, folder_id: str) -> tuple[int, int]:
+    """Return how many images a folder has, and the bytes that are stored for those that are READY."""
+    counted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(images.c.storage_size), 0))
+    row = tx.execute(counted.where(images.c.folder_id == folder_id)).one()
+    return int(row[0]), int(row[1])
+
+
+def update(tx: Connection, image_id: str, values: Mapping[str, Any]) -> Image | None:
+    """Change columns of an image; return it as it is then, or None when it is not there."""
+    changed = sa.update(images).where(images.c.id == image_id).values(**values).returning(*images.c)
+    row = tx.execute(changed).mappings().first()
+    return _image(row) if row is not None else None
 
 
 def mark_ready(tx: Connection, image_id: str, *, content: ImageContent, min_disk_size: int) -> Image | None:

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from dataplane.errors import StoreIncompatible
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -48,6 +48,7 @@ images = sa.Table(
 _NAMED = images.c.name != sa.literal_column("''")
 sa.Index("images_name", images.c.folder_id, images.c.name, unique=True, sqlite_where=_NAMED, postgresql_where=_NAMED)
 sa.Index("images_folder", images.c.folder_id, images.c.id)
+sa.Index("images_family", images.c.folder_id, images.c.family, images.c.created_at_us)
 
 operations = sa.Table(
     "operations",
@@ -69,22 +70,74 @@ operations = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     sa.Column("progress", sa.JSON(none_as_null=True)),
+    sa.Column("claimed_at_us", sa.BigInteger, nullable=False, server_default="0"),  # 0: nobody ever worked on it
+    sa.Column("fresh_source", sa.LargeBinary),  # sealed; null when there is none to be looked at
+    sa.Column("source_refusal", sa.String(1000), nullable=False, server_default=""),  # of the last fresh source
+    sa.Column("source_version", sa.String(1000)),
+    sa.Column("held_pin", sa.String(63)),
+    sa.Column("folder_bytes_max", sa.BigInteger),
 )
 _PENDING = operations.c.done.is_(sa.false())
+_DONE = operations.c.done.is_(sa.true())
 sa.Index(
-    "operations_pending", operations.c.created_at_us, operations.c.id, sqlite_where=_PENDING, postgresql_where=_PENDING
+    "operations_waiting",
+    operations.c.folder_id,
+    operations.c.created_at_us,
+    operations.c.id,
+    sqlite_where=_PENDING,
+    postgresql_where=_PENDING,
 )
-sa.Index("operations_image", operations.c.image_id)
+sa.Index("operations_served", operations.c.folder_id, operations.c.claimed_at_us)
+sa.Index("operations_of_image", operations.c.image_id, operations.c.created_at_us, operations.c.id)
+sa.Index("operations_done", operations.c.modified_at_us, sqlite_where=_DONE, postgresql_where=_DONE)
+
+request_keys = sa.Table(
+    "request_keys",
+    metadata,
+    sa.Column("subject_id", sa.String(100), primary_key=True),
+    sa.Column("method", sa.String(100), primary_key=True),
+    sa.Column("key", sa.String(128), primary_key=True),
+    sa.Column("mark", sa.LargeBinary, nullable=False),  # tells the request from others
+    sa.Column("operation_id", sa.String(50), nullable=False),
+)
+sa.Index("request_keys_operation", request_keys.c.operation_id)
+
+access_bindings = sa.Table(
+    "access_bindings",
+    metadata,
+    sa.Column("image_id", sa.String(50), primary_key=True),
+    sa.Column("subject_type", sa.String(100), primary_key=True),
+    sa.Column("subject_id", sa.String(100), primary_key=True),
+    sa.Column("role_id", sa.String(64), primary_key=True),
+)
+
+_SECOND = ("claimed_at_us", "fresh_source", "source_refusal", "source_version", "held_pin", "folder_bytes_max")
+"""Columns of operations that version 1 lacks."""
 
 
 def create_tables(tx: Connection) -> None:
-    """Create what is missing. Raises StoreIncompatible when the tables were made by another version."""
-    metadata.create_all(tx)
+    """Create what is missing, and bring tables of version 1 up to date. Raises StoreIncompatible for other versions."""
+    versions.create(tx, checkfirst=True)
     version = tx.execute(sa.select(versions.c.version).where(versions.c.id == 1)).scalar()
-    if version is None:
-        tx.execute(sa.insert(versions).values(id=1, version=SCHEMA_VERSION))
-    elif version != SCHEMA_VERSION:
+    if version is not None and version not in (1, SCHEMA_VERSION):
         raise StoreIncompatible(
             f"the catalogue has schema version {version}, this program knows {SCHEMA_VERSION}: "
             "use the version of dataplane that made it"
         )
+    if version == 1:
+        _bring_up_to_date(tx)
+    metadata.create_all(tx)
+    if version is None:
+        tx.execute(sa.insert(versions).values(id=1, version=SCHEMA_VERSION))
+
+
+def _bring_up_to_date(tx: Connection) -> None:
+    for name in _SECOND:
+        column = sa.schema.CreateColumn(operations.c[name]).compile(dialect=tx.dialect)
+        tx.exec_driver_sql(f"ALTER TABLE operations ADD COLUMN {column}")
+    for name in ("operations_pending", "operations_image"):
+        tx.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
+    for table in (images, operations):
+        for index in table.indexes:
+            index.create(tx, checkfirst=True)
+    tx.execute(sa.update(versions).values(version=SCHEMA_VERSION))

@@ -16,6 +16,7 @@ from dataplane import Progress
 from dataplane.errors import DataplaneError
 from service.catalog import operation_rows
 from service.catalog.database import Database
+from service.contents import Contents
 from service.log import get_logger
 from service.model import Json, Operation, now_us
 from service.operations import ending
@@ -24,7 +25,7 @@ LEASE_S = 6.0
 """Without a heartbeat for this long, another worker takes the operation over."""
 
 BEAT_S = 0.4
-CANCEL_GRACE_S = 1.0
+CANCEL_GRACE_S = 0.5
 """How long the work may take to notice a cancel before the operation ends without waiting for it."""
 
 log = get_logger(__name__)
@@ -35,6 +36,7 @@ class Stop(Enum):
 
     CANCELLED = "cancelled"
     LOST = "lost"  # another worker has it, or may have it
+    REFRESHED = "refreshed"  # a fresh URL has come: the work begins again with it
     DRAINED = "drained"  # this worker is going away; another one will continue
 
 
@@ -45,7 +47,14 @@ class Heartbeat:
     to save effort; what keeps two workers from both committing is the epoch, which the last transaction checks.
     """
 
-    def __init__(self, database: Database, operation: Operation, progress: Progress, draining: threading.Event) -> None:
+    def __init__(
+        self,
+        database: Database,
+        operation: Operation,
+        progress: Progress,
+        draining: threading.Event,
+        contents: Contents,
+    ) -> None:
         self.cancelled = threading.Event()
         self.reason: Stop | None = None
         self.interrupt: Callable[[], None] = _nothing
@@ -54,6 +63,7 @@ class Heartbeat:
         self._operation = operation
         self._progress = progress
         self._draining = draining
+        self._contents = contents
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"heartbeat-{operation.id}", daemon=True)
 
@@ -74,20 +84,22 @@ class Heartbeat:
                 return self._stop(Stop.DRAINED)
             asked_s = time.monotonic()
             try:
-                cancel_requested = self._beat()
+                beat = self._beat()
             except (SQLAlchemyError, DataplaneError) as error:
                 log.warning("heartbeat failed", operation_id=self._operation.id, reason=str(error))
                 if time.monotonic() - renewed_s > LEASE_S / 2:
                     return self._stop(Stop.LOST)
                 continue
             renewed_s = asked_s
-            if cancel_requested is None:
+            if beat is None:
                 return self._stop(Stop.LOST)
-            if cancel_requested:
+            if beat.cancel_requested:
                 return self._cancel()
+            if beat.has_fresh_source:
+                return self._stop(Stop.REFRESHED)
         return None
 
-    def _beat(self) -> bool | None:
+    def _beat(self) -> operation_rows.Beat | None:
         progress = snapshot(self._progress)
         return self._database.write(
             lambda tx: operation_rows.heartbeat(
@@ -97,7 +109,8 @@ class Heartbeat:
                 now_us=now_us(),
                 lease_us=int(LEASE_S * 1_000_000),
                 progress=progress,
-            )
+            ),
+            durable=False,  # what matters of it is seen at once; after a loss of power nobody works on anything
         )
 
     def _cancel(self) -> None:
@@ -107,7 +120,13 @@ class Heartbeat:
             return
         try:
             ended = self._database.write(
-                lambda tx: ending.undo(tx, self._operation, epoch=self._operation.epoch, error=ending.CANCELLED)
+                lambda tx: ending.undo(
+                    tx,
+                    self._operation,
+                    epoch=self._operation.epoch,
+                    error=ending.CANCELLED,
+                    contents=self._contents,
+                )
             )
         except (SQLAlchemyError, DataplaneError) as error:  # the work itself ends the operation once it wakes up
             log.warning("cancel not recorded", operation_id=self._operation.id, reason=str(error))

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 
 from google.rpc import status_pb2
 from sqlalchemy.engine import Connection
 
-from dataplane import ImageSource, PreparedImport, Progress, Store, open_source, prepare_import
-from dataplane.errors import Cancelled, DataplaneError, SourceUnavailable
+from dataplane import PreparedImport, Progress, Store, prepare_copy, prepare_import
+from dataplane.errors import Cancelled, DataplaneError, SourceForbidden
 from service import convert, status
 from service.catalog import image_rows, operation_rows
 from service.catalog.database import Database
-from service.faults import InvalidRequest, LeaseLost, Violation
+from service.contents import StoreContents
+from service.faults import LeaseLost
 from service.log import get_logger
-from service.model import Operation, disk_size_for, now_us
+from service.model import Operation, chosen_disk_size, now_us
 from service.operations import ending
 from service.operations.heartbeat import LEASE_S, Heartbeat, Stop, snapshot
-from service.operations.opening import open_unless_cancelled
+from service.operations.sources import SourcePolicy, Sources
 from service.sealing import Sealer
 from service.telemetry.observing import Observer
 from service.telemetry.stage_clock import TimedProgress
-from service.validation import is_web_url
+
+__all__ = ["Runner", "SourcePolicy"]
 
 ATTEMPTS_MAX = 3
 """Workers that one operation may take down before it is given up."""
@@ -34,14 +34,6 @@ log = get_logger(__name__)
 
 class WorkerCrashed(DataplaneError):
     """An import ended the process of every worker that tried it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourcePolicy:
-    """Which URLs may be read. `allow` holds hosts that are allowed although their addresses are private."""
-
-    allow: Sequence[str]
-    allow_http: bool
 
 
 class Runner:
@@ -60,27 +52,39 @@ class Runner:
     ) -> None:
         self._database = database
         self._store = store
-        self._sealer = sealer
-        self._policy = policy
+        self._contents = StoreContents(store)
+        self._sources = Sources(database, sealer, policy)
         self._owner = owner
         self._draining = draining
         self._observer = observer
 
     def run_one(self) -> bool:
-        """Run the oldest waiting operation to its end; False when nothing waits."""
+        """Run the waiting operation whose turn it is to its end; False when nothing waits."""
         operation = self._claim()
         if operation is None:
             return False
         log.info("operation claimed", operation_id=operation.id, image_id=operation.image_id, epoch=operation.epoch)
+        begun: Operation | None = operation
+        while begun is not None:
+            begun = self._run_until_refreshed(begun)
+        return True
+
+    def _run_until_refreshed(self, operation: Operation) -> Operation | None:
+        """Run the operation to its end, or until a fresh URL comes; return it then, to begin again."""
         progress = self._observer.begin() if self._observer is not None else Progress()
         try:
-            with Heartbeat(self._database, operation, progress, self._draining) as heartbeat:
+            with Heartbeat(self._database, operation, progress, self._draining, self._contents) as heartbeat:
                 self._run(operation, progress, heartbeat)
         except LeaseLost as error:
             log.warning("operation lost", operation_id=operation.id, reason=str(error))
-        if self._observer is not None and isinstance(progress, TimedProgress):
-            self._observer.end(operation, progress)
-        return True
+            return None
+        finally:
+            if self._observer is not None and isinstance(progress, TimedProgress):
+                self._observer.end(operation, progress)
+        if heartbeat.reason is not Stop.REFRESHED:
+            return None
+        current = self._current(operation)
+        return current if current is not None and not current.done else None
 
     def _claim(self) -> Operation | None:
         with self._database.read() as tx:
@@ -107,28 +111,35 @@ class Runner:
                 return
             if not status.is_foreseen(error):
                 log.error("import failed unforeseen", error=error, operation_id=operation.id)
+            if isinstance(error, SourceForbidden) and self._sources.park(operation):
+                log.info("operation waits for a fresh URL", operation_id=operation.id, reason=str(error))
+                return
             self._end_failed(operation, error)
         else:
             log.info("operation done", operation_id=operation.id, image_id=operation.image_id)
 
     def _import(self, operation: Operation, progress: Progress, heartbeat: Heartbeat) -> None:
-        uri = self._sealer.unseal(operation.source or b"")
-        if not is_web_url(uri):  # checked before; a path must never be opened whatever happens to the check
-            raise SourceUnavailable("the source is not an http or https URL")
         with self._database.read() as tx:
             image = image_rows.get(tx, operation.image_id)
         if image is None:
             raise LeaseLost(f"image {operation.image_id} is gone")
-        with open_unless_cancelled(partial(self._open, uri), heartbeat.cancelled) as source:
-            min_disk_size = _min_disk_size(image.spec.min_disk_size, source.virtual_size)
+        if operation.held_pin is not None:
+            with prepare_copy(
+                self._store,
+                operation.held_pin,
+                domain=operation.folder_id,
+                progress=progress,
+                cancelled=heartbeat.cancelled,
+            ) as prepared:
+                self._database.write(self._completion(operation, prepared, progress, image.spec.min_disk_size))
+            return
+        with self._sources.open(operation, heartbeat.cancelled) as source:
+            min_disk_size = chosen_disk_size(image.spec.min_disk_size, source.virtual_size)
             heartbeat.interrupt = source.close
             with prepare_import(
                 self._store, source, domain=operation.folder_id, progress=progress, cancelled=heartbeat.cancelled
             ) as prepared:
                 self._database.write(self._completion(operation, prepared, progress, min_disk_size))
-
-    def _open(self, uri: str) -> ImageSource:
-        return open_source(uri, allow_source=self._policy.allow, allow_http=self._policy.allow_http)
 
     def _completion(
         self, operation: Operation, prepared: PreparedImport, progress: Progress, min_disk_size: int
@@ -146,6 +157,7 @@ class Runner:
                 min_disk_size=min_disk_size,
                 progress=snapshot(progress),
                 pin=pin,
+                contents=self._contents,
             )
 
         return complete
@@ -168,18 +180,16 @@ class Runner:
         log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
 
     def _undo(self, operation: Operation, failure: status_pb2.Status) -> bool:
-        return self._database.write(lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=failure))
+        return self._database.write(
+            lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=failure, contents=self._contents)
+        )
 
     def _cancel_requested(self, operation: Operation) -> bool:
+        current = self._current(operation)
+        return current is not None and current.cancel_requested
+
+    def _current(self, operation: Operation) -> Operation | None:
+        """Return the operation as it is now, or None when it is not ours any more."""
         with self._database.read() as tx:
             current = operation_rows.get(tx, operation.id)
-        return current is not None and current.epoch == operation.epoch and current.cancel_requested
-
-
-def _min_disk_size(asked: int, virtual_size: int) -> int:
-    """Return the image's min_disk_size in bytes. Raises InvalidRequest when `asked` is too small for its content."""
-    least = disk_size_for(virtual_size)
-    if asked and asked < least:
-        problem = f"{asked} is too small for this image: the minimum is {least} bytes"
-        raise InvalidRequest([Violation("min_disk_size", problem)])
-    return asked or least
+        return current if current is not None and current.epoch == operation.epoch else None

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 
 from service import convert, validation
 from service._pb.dataplane.v1 import image_details_pb2 as messages
 from service._pb.dataplane.v1 import image_details_pb2_grpc as services
-from service.auth import Action
+from service._pb.yandex.cloud.operation import operation_pb2
 from service.faults import Busy, FailedPrecondition, shown
 from service.images import Images
 from service.interceptors import caller
@@ -22,6 +24,8 @@ WATCHERS_MAX = 8
 """Streams at once: each holds a thread of the server."""
 
 WATCH_PAUSE_S = 0.2
+LOOK_S = 15.0
+"""How long ReplaceSource waits for a worker to open the URL before it answers without a verdict."""
 
 
 class ImageDetailsServicer(services.ImageDetailsServiceServicer):
@@ -36,8 +40,7 @@ class ImageDetailsServicer(services.ImageDetailsServiceServicer):
     def GetSizes(self, request: messages.GetSizesRequest, context: grpc.ServicerContext) -> messages.ImageSizes:
         """Return the sizes of a READY image."""
         validation.check(request)
-        image = self._images.get(request.image_id)
-        caller().require(image.spec.folder_id, Action.IMAGES_GET, what=f"image {shown(image.id)}")
+        image = self._images.get(request.image_id, caller())
         if image.content is None:
             raise FailedPrecondition(f"image {shown(image.id)} is being created: its sizes are known when it is READY")
         return convert.sizes_message(image, image.content)
@@ -45,20 +48,19 @@ class ImageDetailsServicer(services.ImageDetailsServiceServicer):
     def GetProgress(self, request: messages.GetProgressRequest, context: grpc.ServicerContext) -> messages.Progress:
         """Return how far an operation is."""
         validation.check(request)
-        return convert.progress_message(self._permitted(request.operation_id))
+        return self._progress(self._operations.get(request.operation_id, caller()))
 
     def WatchProgress(
         self, request: messages.WatchProgressRequest, context: grpc.ServicerContext
     ) -> Iterator[messages.Progress]:
         """Return how far an operation is whenever that changes, until it is done."""
         validation.check(request)
-        self._permitted(request.operation_id)
-        if not self._watchers.acquire(blocking=False):
-            raise Busy(f"{WATCHERS_MAX} callers watch already: use GetProgress, or try again")
-        try:
+        who = caller()
+        self._operations.get(request.operation_id, who)
+        with self._watching():
             last: messages.Progress | None = None
             while context.is_active():
-                progress = convert.progress_message(self._operations.get(request.operation_id))
+                progress = self._progress(self._operations.get(request.operation_id, who))
                 if progress != last:
                     yield progress
                     last = progress
@@ -66,10 +68,40 @@ class ImageDetailsServicer(services.ImageDetailsServiceServicer):
                     return
                 if self._draining.wait(WATCH_PAUSE_S):
                     raise Busy("the server is going away: try again")
+
+    def ReplaceSource(
+        self, request: messages.ReplaceSourceRequest, context: grpc.ServicerContext
+    ) -> operation_pb2.Operation:
+        """Give an unfinished import a fresh URL; answer when a worker has looked where it leads."""
+        validation.check(request)
+        who = caller()
+        with self._watching():
+            operation = self._operations.replace_source(request.operation_id, request.uri, who)
+            deadline_s = time.monotonic() + LOOK_S
+            while self._is_looked_at(operation) and context.is_active() and time.monotonic() < deadline_s:
+                if self._draining.wait(WATCH_PAUSE_S):
+                    break
+                operation = self._operations.get(request.operation_id, who)
+        if operation.source_refusal:
+            raise FailedPrecondition(
+                f"the URL was not taken: {operation.source_refusal}", subject=f"operation:{operation.id}"
+            )
+        return convert.operation_message(operation)
+
+    @staticmethod
+    def _is_looked_at(operation: Operation) -> bool:
+        """Say whether somebody is about to judge the fresh URL; one that waits for its first worker may wait long."""
+        return not operation.done and operation.fresh_source is not None and operation.source_version is not None
+
+    def _progress(self, operation: Operation) -> messages.Progress:
+        return convert.progress_message(operation, queue_position=self._operations.queue_position(operation))
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Bound the calls that hold a thread of the server for long."""
+        if not self._watchers.acquire(blocking=False):
+            raise Busy(f"{WATCHERS_MAX} callers wait already: use GetProgress, or try again")
+        try:
+            yield
         finally:
             self._watchers.release()
-
-    def _permitted(self, operation_id: str) -> Operation:
-        operation = self._operations.get(operation_id)
-        caller().require(operation.folder_id, Action.OPERATIONS_GET, what=f"operation {shown(operation_id)}")
-        return operation

@@ -18,13 +18,15 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2_grpc
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
+from service.bindings import Bindings
 from service.catalog import operation_rows, schema
 from service.catalog.database import Database
-from service.identity.modes import DevAuthenticator
+from service.identity.modes import AnyAuthenticator, DevAuthenticator
 from service.images import Images
 from service.model import ImageContent, Operation, new_id, now_us
 from service.operations import ending
 from service.operations.use_cases import Operations
+from service.quotas import Quotas
 from service.registration import new_grpc_server, register
 from service.sealing import Sealer
 
@@ -43,13 +45,27 @@ CONTENT = ImageContent(
 )
 
 
+class FakeContents:
+    """Pins without a store; they are not rolled back."""
+
+    def __init__(self) -> None:
+        self.pins: set[str] = set()
+
+    def keep_also(self, tx: Connection, name: str, *, also: str) -> None:
+        assert name in self.pins
+        self.pins.add(also)
+
+    def let_go(self, tx: Connection, name: str) -> None:
+        self.pins.remove(name)
+
+
 class ControlPlane:
     """Stubs of a running server, and the means to play its worker."""
 
-    def __init__(self, database: Database, channel: grpc.Channel, unpinned: list[str]) -> None:
+    def __init__(self, database: Database, channel: grpc.Channel, contents: FakeContents) -> None:
         self.database = database
         self.channel = channel
-        self.unpinned = unpinned
+        self.contents = contents
         self.images = image_service_pb2_grpc.ImageServiceStub(channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(channel)
         self.endpoints = api_endpoint_service_pb2_grpc.ApiEndpointServiceStub(channel)
@@ -77,7 +93,13 @@ class ControlPlane:
 
         def work(tx: Connection) -> None:
             ending.succeed(
-                tx, operation, content=CONTENT, min_disk_size=12582912, progress={"stage": "done"}, pin=lambda _tx: None
+                tx,
+                operation,
+                content=CONTENT,
+                min_disk_size=12582912,
+                progress={"stage": "done"},
+                pin=lambda _tx: self.contents.pins.add(operation.image_id),
+                contents=self.contents,
             )
 
         self.database.write(work)
@@ -91,17 +113,21 @@ class ControlPlane:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[ControlPlane]:
+def running(
+    folder: Path, *, quotas: Quotas | None = None, authenticator: AnyAuthenticator | None = None
+) -> Iterator[ControlPlane]:
     """Run a control plane whose catalogue lies in `folder`."""
     database = Database.at_path(folder / f"{new_id('c')}.sqlite3")
     database.write(schema.create_tables)
-    unpinned: list[str] = []
-    server = new_grpc_server(DevAuthenticator())
+    contents, sealer = FakeContents(), Sealer.at_path(folder / "key")
+    who = authenticator or DevAuthenticator()
+    server = new_grpc_server(who)
     register(
         server,
-        authenticator=DevAuthenticator(),
-        images=Images(database, Sealer.at_path(folder / "key"), lambda _tx, image_id: unpinned.append(image_id)),
-        operations=Operations(database),
+        authenticator=who,
+        images=Images(database, sealer, contents, quotas),
+        bindings=Bindings(database, sealer),
+        operations=Operations(database, sealer, contents),
         announced=ANNOUNCED,
         draining=threading.Event(),
     )
@@ -109,19 +135,21 @@ def running(folder: Path) -> Iterator[ControlPlane]:
     server.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield ControlPlane(database, channel, unpinned)
+            yield ControlPlane(database, channel, contents)
     finally:
         server.stop(None).wait()
         database.close()
 
 
 def refusal(error: Any) -> tuple[grpc.StatusCode, str, list[str]]:
-    """Return the code, message and wrong fields of an RpcError."""
+    """Return the code, message and what is wrong of an RpcError: fields, quotas or resources."""
     fields: list[str] = []
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:
-                request = error_details_pb2.BadRequest()
-                assert detail.Unpack(request)
+                request, quota = error_details_pb2.BadRequest(), error_details_pb2.QuotaFailure()
+                state = error_details_pb2.PreconditionFailure()
+                assert detail.Unpack(request) or detail.Unpack(quota) or detail.Unpack(state)
                 fields += [violation.field for violation in request.field_violations]
+                fields += [violation.subject for violation in [*quota.violations, *state.violations]]
     return error.code(), error.details(), fields

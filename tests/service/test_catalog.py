@@ -22,7 +22,7 @@ def test_tables_compile_for_postgresql() -> None:
         sa.schema.CreateTable(table).compile(dialect=POSTGRESQL())
         for index in table.indexes:
             text = str(sa.schema.CreateIndex(index).compile(dialect=POSTGRESQL()))
-            assert ("WHERE" in text) == (index.name in ("images_name", "operations_pending"))
+            assert ("WHERE" in text) == (index.name in ("images_name", "operations_waiting", "operations_done"))
 
 
 def test_claim_is_one_statement_on_postgresql() -> None:

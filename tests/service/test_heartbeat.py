@@ -16,7 +16,7 @@ from service.model import Operation
 from service.operations import heartbeat as heartbeats
 from service.operations.heartbeat import Heartbeat, Stop
 from service.operations.opening import open_unless_cancelled
-from tests.service.test_operations import Catalogue
+from tests.service.test_operations import CALLER, Catalogue
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catal
 def watched(
     catalogue: Catalogue, operation: Operation, draining: threading.Event | None = None
 ) -> tuple[Heartbeat, threading.Event]:
-    heartbeat = Heartbeat(catalogue.database, operation, Progress(), draining or threading.Event())
+    heartbeat = Heartbeat(catalogue.database, operation, Progress(), draining or threading.Event(), catalogue.contents)
     interrupted = threading.Event()
     heartbeat.interrupt = interrupted.set
     return heartbeat, interrupted
@@ -63,10 +63,10 @@ def test_heartbeat_ends_a_cancelled_operation_whose_work_hangs(catalogue: Catalo
     heartbeat, interrupted = watched(catalogue, operation)
     ended = None
     with heartbeat:
-        catalogue.operations.cancel(operation.id)
+        catalogue.operations.cancel(operation.id, CALLER)
         assert interrupted.wait(5)
         for _ in range(500):  # the work does nothing: it hangs
-            ended = catalogue.operations.get(operation.id)
+            ended = catalogue.operations.get(operation.id, CALLER)
             if ended.done:
                 break
             threading.Event().wait(0.01)
@@ -83,7 +83,7 @@ def test_heartbeat_that_is_not_needed_any_more_changes_nothing(catalogue: Catalo
     with heartbeat:
         pass
     assert not interrupted.is_set()
-    assert not catalogue.operations.get(operation.id).done
+    assert not catalogue.operations.get(operation.id, CALLER).done
 
 
 class FakeSource:

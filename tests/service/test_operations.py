@@ -12,6 +12,7 @@ from google.rpc import code_pb2, status_pb2
 from sqlalchemy.engine import Connection
 
 from dataplane.errors import NotFound, StoreIncompatible
+from service.auth import EVERYTHING, Caller
 from service.catalog import image_rows, operation_rows, schema
 from service.catalog.database import Database
 from service.faults import LeaseLost
@@ -19,8 +20,9 @@ from service.images import Images
 from service.model import ImageSpec, ImageStatus, Operation, now_us
 from service.operations import ending
 from service.operations.use_cases import Operations
+from service.origin import Origin
 from service.sealing import Sealer
-from tests.service.control import CONTENT
+from tests.service.control import CONTENT, FakeContents
 
 SPEC = ImageSpec(
     folder_id="f1",
@@ -34,6 +36,8 @@ SPEC = ImageSpec(
     pooled=False,
     hardware_generation=None,
 )
+CALLER = Caller("me", EVERYTHING)
+ME = Origin(caller=CALLER)
 FAILURE = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="bad source")
 
 
@@ -43,14 +47,15 @@ class Catalogue:
     def __init__(self, folder: Path) -> None:
         self.database = Database.at_path(folder / "catalogue.sqlite3")
         self.database.write(schema.create_tables)
-        self.images = Images(self.database, Sealer.at_path(folder / "key"), lambda _tx, _id: None)
-        self.operations = Operations(self.database)
+        self.contents, sealer = FakeContents(), Sealer.at_path(folder / "key")
+        self.images = Images(self.database, sealer, self.contents)
+        self.operations = Operations(self.database, sealer, self.contents)
 
     def create(self) -> Operation:
         return self.create_named("disk")
 
     def create_named(self, name: str) -> Operation:
-        return self.images.create(replace(SPEC, name=name), "https://h/a?token=hush", created_by="me")
+        return self.images.create(replace(SPEC, name=name), "https://h/a?token=hush", ME)
 
     def claim(self, owner: str = "w", lease_us: int = 60_000_000) -> Operation | None:
         return self.database.write(lambda tx: operation_rows.claim(tx, owner=owner, now_us=now_us(), lease_us=lease_us))
@@ -61,7 +66,7 @@ class Catalogue:
         return operation
 
     def beat(self, operation: Operation, lease_us: int = 60_000_000) -> bool | None:
-        return self.database.write(
+        beat = self.database.write(
             lambda tx: operation_rows.heartbeat(
                 tx,
                 operation.id,
@@ -71,6 +76,7 @@ class Catalogue:
                 progress={"stage": "reading"},
             )
         )
+        return beat.cancel_requested if beat is not None else None
 
     def succeed(self, operation: Operation, pinned: list[str]) -> None:
         def work(tx: Connection) -> None:
@@ -81,16 +87,19 @@ class Catalogue:
                 min_disk_size=1,
                 progress={},
                 pin=lambda _tx: pinned.append(operation.image_id),
+                contents=self.contents,
             )
 
         self.database.write(work)
 
     def fail(self, operation: Operation) -> bool:
-        return self.database.write(lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=FAILURE))
+        return self.database.write(
+            lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=FAILURE, contents=self.contents)
+        )
 
     def status(self, image_id: str) -> ImageStatus | None:
         try:
-            return self.images.get(image_id).status
+            return self.images.get(image_id, CALLER).status
         except NotFound:
             return None
 
@@ -146,7 +155,7 @@ def test_heartbeat_keeps_others_away_and_notes_progress(catalogue: Catalogue) ->
     operation = catalogue.claimed("a", EXPIRED)
     assert catalogue.beat(operation) is False
     assert catalogue.claim("b") is None
-    seen = catalogue.operations.get(operation.id)
+    seen = catalogue.operations.get(operation.id, CALLER)
     assert seen.progress == {"stage": "reading"}
     assert seen.modified_at_us > seen.created_at_us
 
@@ -161,7 +170,7 @@ def test_heartbeat_of_an_older_epoch_is_told(catalogue: Catalogue) -> None:
 def test_heartbeat_carries_a_cancel(catalogue: Catalogue) -> None:
     catalogue.create()
     operation = catalogue.claimed()
-    catalogue.operations.cancel(operation.id)
+    catalogue.operations.cancel(operation.id, CALLER)
     assert catalogue.beat(operation) is True
 
 
@@ -182,7 +191,7 @@ def test_success_of_an_older_epoch_changes_nothing(catalogue: Catalogue) -> None
 def test_success_after_a_cancel_is_refused(catalogue: Catalogue) -> None:
     catalogue.create()
     operation = catalogue.claimed()
-    catalogue.operations.cancel(operation.id)
+    catalogue.operations.cancel(operation.id, CALLER)
     with pytest.raises(LeaseLost):
         catalogue.succeed(operation, [])
     assert catalogue.status(operation.image_id) is ImageStatus.CREATING
@@ -197,17 +206,19 @@ def test_failed_pin_leaves_the_image_creating(catalogue: Catalogue) -> None:
 
     with pytest.raises(NotFound):
         catalogue.database.write(
-            lambda tx: ending.succeed(tx, operation, content=CONTENT, min_disk_size=1, progress={}, pin=pin)
+            lambda tx: ending.succeed(
+                tx, operation, content=CONTENT, min_disk_size=1, progress={}, pin=pin, contents=catalogue.contents
+            )
         )
     assert catalogue.status(operation.image_id) is ImageStatus.CREATING
-    assert not catalogue.operations.get(operation.id).done
+    assert not catalogue.operations.get(operation.id, CALLER).done
 
 
 def test_failure_removes_the_image_and_frees_its_name(catalogue: Catalogue) -> None:
     catalogue.create()
     operation = catalogue.claimed()
     assert catalogue.fail(operation)
-    ended = catalogue.operations.get(operation.id)
+    ended = catalogue.operations.get(operation.id, CALLER)
     assert (ended.done, ended.response, ended.source) == (True, None, None)
     assert ended.error is not None
     assert status_pb2.Status.FromString(ended.error) == FAILURE
@@ -229,7 +240,7 @@ def test_finished_operation_stays_as_it_is(catalogue: Catalogue) -> None:
     catalogue.succeed(operation, [])
     assert not catalogue.fail(operation)
     assert catalogue.claim() is None
-    assert catalogue.operations.cancel(operation.id).response is not None
+    assert catalogue.operations.cancel(operation.id, CALLER).response is not None
 
 
 def test_release_gives_the_operation_back_without_counting(catalogue: Catalogue) -> None:
@@ -250,7 +261,7 @@ def test_leases_of_a_dead_worker_end_at_once(catalogue: Catalogue) -> None:
 def test_cancel_of_an_orphan_ends_it_and_fences_its_worker(catalogue: Catalogue) -> None:
     catalogue.create()
     orphan = catalogue.claimed("a", EXPIRED)
-    assert catalogue.operations.cancel(orphan.id).done
+    assert catalogue.operations.cancel(orphan.id, CALLER).done
     assert catalogue.beat(orphan) is None
     with pytest.raises(LeaseLost):
         catalogue.succeed(orphan, [])
@@ -263,7 +274,7 @@ def test_source_is_sealed_and_gone_when_done(catalogue: Catalogue, tmp_path: Pat
     assert b"hush" not in operation.source
     assert Sealer.at_path(tmp_path / "key").unseal(operation.source) == "https://h/a?token=hush"
     catalogue.succeed(operation, [])
-    assert catalogue.operations.get(created.id).source is None
+    assert catalogue.operations.get(created.id, CALLER).source is None
     catalogue.database.close()
     stored = b"".join(path.read_bytes() for path in tmp_path.glob("catalogue.sqlite3*"))
     assert b"hush" not in stored
@@ -291,7 +302,7 @@ def test_readers_do_not_wait_for_a_writer(catalogue: Catalogue) -> None:
 
     def work(tx: Connection) -> None:
         image_rows.delete(tx, operation.image_id, status=ImageStatus.CREATING)
-        assert catalogue.images.get(operation.image_id).id == operation.image_id
+        assert catalogue.images.get(operation.image_id, CALLER).id == operation.image_id
 
     catalogue.database.write(work)
 
