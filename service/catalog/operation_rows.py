@@ -158,10 +158,10 @@ def heartbeat(
         sa.update(operations)
         .where(operations.c.id == operation_id, operations.c.epoch == epoch, _NOT_DONE)
         .values(lease_until_us=now_us + lease_us, modified_at_us=now_us, progress=progress)
-        .returning(operations.c.cancel_requested, operations.c.fresh_source.is_not(None))
+        .returning(operations.c.cancel_requested, operations.c.fresh_source)
     )
     row = tx.execute(beat).first()
-    return Beat(cancel_requested=bool(row[0]), has_fresh_source=bool(row[1])) if row is not None else None
+    return Beat(cancel_requested=bool(row[0]), has_fresh_source=row[1] is not None) if row is not None else None
 
 
 def finish(

@@ -171,7 +171,7 @@ def test_latest_of_a_family_is_the_newest_that_is_ready(control: ControlPlane) -
     delete(control, newest)
     assert latest() != newest
     for wrong in ({"folder_id": "f3"}, {"family": "none"}, {"family": ""}):
-        assert refused(lambda wrong=wrong: latest(**wrong))[0] is Code.NOT_FOUND  # type: ignore[misc]
+        assert refused(lambda wrong=wrong: latest(**wrong))[0] is Code.NOT_FOUND
 
 
 def operations_of(control: ControlPlane, image_id: str, **fields: Any) -> images.ListImageOperationsResponse:
@@ -198,7 +198,7 @@ def test_operations_of_an_image_come_newest_first_and_outlive_it(control: Contro
     assert found == everything
     assert refused(lambda: operations_of(control, "fd8nothing"))[0] is Code.NOT_FOUND
     for wrong in ("x", "1.", "-1.a", f"{1 << 70}.a", "1.ü"):
-        assert refused(lambda wrong=wrong: operations_of(control, image_id, page_token=wrong))[2] == ["page_token"]  # type: ignore[misc]
+        assert refused(lambda wrong=wrong: operations_of(control, image_id, page_token=wrong))[2] == ["page_token"]
 
 
 def binding(subject: str, role: str = "viewer", type: str = "userAccount") -> access.AccessBinding:

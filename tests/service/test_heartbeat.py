@@ -76,6 +76,17 @@ def test_heartbeat_ends_a_cancelled_operation_whose_work_hangs(catalogue: Catalo
     assert catalogue.status(operation.image_id) is None
 
 
+def test_heartbeat_stops_work_when_a_fresh_url_has_come(catalogue: Catalogue) -> None:
+    catalogue.create()
+    operation = catalogue.claimed()
+    heartbeat, interrupted = watched(catalogue, operation)
+    with heartbeat:
+        assert not interrupted.wait(0.2)
+        catalogue.operations.replace_source(operation.id, "https://h/b", CALLER)
+        assert interrupted.wait(5)
+    assert heartbeat.reason is Stop.REFRESHED
+
+
 def test_heartbeat_that_is_not_needed_any_more_changes_nothing(catalogue: Catalogue) -> None:
     catalogue.create()
     operation = catalogue.claimed()

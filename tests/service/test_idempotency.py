@@ -10,8 +10,8 @@ import pytest
 from google.rpc import code_pb2
 
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
-from service._pb.yandex.cloud.operation import operation_pb2
-from service.catalog import operation_rows
+from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2
+from service.catalog.schema import operations
 from service.model import now_us
 from service.operations import pruning
 from tests.service.control import TOKEN, ControlPlane
@@ -128,8 +128,8 @@ def test_operations_are_kept_for_fourteen_days_and_their_keys_as_long(
     def age(tx: Any) -> None:
         for operation_id, days in with_ages:
             tx.execute(
-                operation_rows.operations.update()
-                .where(operation_rows.operations.c.id == operation_id)
+                operations.update()
+                .where(operations.c.id == operation_id)
                 .values(modified_at_us=now_us() - days * day_us)
             )
 
@@ -143,8 +143,6 @@ def test_operations_are_kept_for_fourteen_days_and_their_keys_as_long(
 
 
 def test_poll_interval_is_told(control: ControlPlane) -> None:
-    from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
-
-    request = operations.GetOperationRequest(operation_id=control.create().id)
+    request = operation_service_pb2.GetOperationRequest(operation_id=control.create().id)
     _, call = control.operations.Get.with_call(request, metadata=TOKEN)
     assert dict(call.initial_metadata())["x-operation-poll-interval"] == "1"

@@ -23,6 +23,8 @@ from tests.service.web import Web, serving
 MIB = 1 << 20
 RAW = random.Random(11).randbytes(5 * MIB) + bytes(9 * MIB) + random.Random(12).randbytes(2 * MIB)
 
+LONG = random.Random(13).randbytes(64 * MIB)  # takes more requests than are under way at once
+
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[Web]:
@@ -96,8 +98,8 @@ def replace(server: Serving, operation_id: str, uri: str) -> operation_pb2.Opera
     return server.details.ReplaceSource(details.ReplaceSourceRequest(operation_id=operation_id, uri=uri))
 
 
-def slow_import(server: Serving, web: Web, path: str) -> operation_pb2.Operation:
-    operation = server.create(web.add(path, RAW, rate=2 * MIB), folder_id="urls")
+def slow_import(server: Serving, web: Web, path: str, content: bytes = RAW) -> operation_pb2.Operation:
+    operation = server.create(web.add(path, content, rate=2 * MIB), folder_id="urls")
     server.until(lambda: server.reads(operation.id))
     return operation
 
@@ -131,18 +133,18 @@ def test_fresh_url_of_another_object_is_not_taken(server: Serving, web: Web, wro
 
 
 def test_import_whose_url_expires_waits_for_a_fresh_one(server: Serving, web: Web) -> None:
-    operation = slow_import(server, web, "/expiring.raw")
+    operation = slow_import(server, web, "/expiring.raw", LONG)
     web.statuses["/expiring.raw"] = 403
     del web.files["/expiring.raw"]
     server.until(lambda: True if stage(server, operation.id) == details.Progress.SOURCE_EXPIRED else None, 30)
     assert not server.operation(operation.id).done
-    replace(server, operation.id, web.add("/fresh.raw", RAW))
+    replace(server, operation.id, web.add("/fresh.raw", LONG))
     image = image_pb2.Image()
     assert server.finished(operation.id).response.Unpack(image)
 
 
 def test_import_that_waits_for_a_fresh_url_can_be_cancelled(server: Serving, web: Web) -> None:
-    operation = slow_import(server, web, "/expired.raw")
+    operation = slow_import(server, web, "/expired.raw", LONG)
     web.statuses["/expired.raw"] = 403
     del web.files["/expired.raw"]
     server.until(lambda: True if stage(server, operation.id) == details.Progress.SOURCE_EXPIRED else None, 30)

@@ -175,8 +175,8 @@ def test_foreign_folder_is_not_there_and_a_visible_one_may_forbid(policed: Contr
         (policed.details.ReplaceSource, details.ReplaceSourceRequest(operation_id=creating.id, uri="https://h/b")),
     ]
     for call, request in calls:
-        assert refused(lambda c=call, r=request: c(r, metadata=as_("mine")))[0] is Code.NOT_FOUND, request  # type: ignore[misc]
-        found = refused(lambda c=call, r=request: c(r, metadata=as_("mine/theirs")))[0]  # type: ignore[misc]
+        assert refused(lambda c=call, r=request: c(r, metadata=as_("mine")))[0] is Code.NOT_FOUND, request
+        found = refused(lambda c=call, r=request: c(r, metadata=as_("mine/theirs")))[0]
         assert found is Code.PERMISSION_DENIED, request
     listed = images.ListImagesRequest(folder_id="theirs")
     assert refused(lambda: policed.images.List(listed, metadata=as_("mine")))[0] is Code.NOT_FOUND
