@@ -42,6 +42,10 @@ class ProgressLine:
 def describe(progress: details.Progress) -> str:
     """Return progress as one line."""
     stage = details.Progress.Stage.Name(progress.stage).lower()
+    if progress.queue_position:
+        return f"{stage}, place {progress.queue_position} in the queue"
+    if progress.stage == details.Progress.SOURCE_EXPIRED:
+        return "the URL has expired: give another one with dataplane image refresh"
     if not progress.total_bytes:
         return stage
     part = 100 if progress.done else 100 * progress.position_bytes // progress.total_bytes

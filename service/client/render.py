@@ -82,6 +82,26 @@ def show_images(images: Sequence[image_pb2.Image], *, as_json: bool) -> None:
         )
         for image in images
     ]
+    _table(rows)
+
+
+def show_operations(found: Sequence[operation_pb2.Operation], image_id: str, *, as_json: bool) -> None:
+    """Print operations on stdout, a line each."""
+    if as_json:
+        _out(json.dumps([operation_fields(one, image_id) | {"error": one.error.message} for one in found]))
+        return
+    rows = [("ID", "WHAT", "CREATED", "STATE")]
+    rows += [(one.id, one.description, one.created_at.ToJsonString(), _state(one)) for one in found]
+    _table(rows)
+
+
+def _state(operation: operation_pb2.Operation) -> str:
+    if operation.HasField("error"):
+        return f"failed: {operation.error.message}"
+    return "done" if operation.done else "running"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         _out("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -34,7 +34,18 @@ class _Interrupted(BaseException):
 
 def run(args: argparse.Namespace) -> int:
     """Run one action; return the exit code. Raises DataplaneError."""
-    actions = {"create": _create, "get": _get, "list": _list, "delete": _delete, "cancel": _cancel, "wait": _wait}
+    actions = {
+        "create": _create,
+        "get": _get,
+        "list": _list,
+        "latest": _latest,
+        "update": _update,
+        "delete": _delete,
+        "operations": _operations,
+        "cancel": _cancel,
+        "refresh": _refresh,
+        "wait": _wait,
+    }
     with connect(args.endpoint, args.ca, args.token) as connection:
         return actions[args.action](connection, args)
 
@@ -47,10 +58,17 @@ def _create(connection: Connection, args: argparse.Namespace) -> int:
         family=args.family,
         labels=dict(map(_label, args.label)),
         min_disk_size=_size(args.min_disk_size),
-        uri=args.uri,
+        product_ids=args.product,
     )
-    operation = connection.images.Create(request, timeout=CALL_TIMEOUT_S)
-    if not args.wait:
+    if args.uri is not None:
+        request.uri = args.uri
+    else:
+        request.image_id = args.image
+    if args.os is not None:
+        request.os.type = image_pb2.Os.Type.Value(args.os.upper())
+    key = (("idempotency-key", args.key),) if args.key else ()
+    operation = connection.images.Create(request, timeout=CALL_TIMEOUT_S, metadata=key)
+    if not args.wait and not operation.done:
         render.show(render.operation_fields(operation, _image_id(operation)), as_json=args.json)
         return 0
     return _follow(connection, operation.id, as_json=args.json, cancel_on_interrupt=True)
@@ -64,9 +82,13 @@ def _get(connection: Connection, args: argparse.Namespace) -> int:
 
 def _list(connection: Connection, args: argparse.Namespace) -> int:
     found: list[image_pb2.Image] = []
-    request = images.ListImagesRequest(folder_id=args.folder, page_size=1000)
+    conditions = [args.filter] if args.filter else []
     if args.name is not None:
-        request.filter = f'name="{args.name}"'
+        quoted = args.name.replace("\\", "\\\\").replace('"', '\\"')
+        conditions.append(f'name="{quoted}"')
+    request = images.ListImagesRequest(
+        folder_id=args.folder, page_size=1000, filter=" AND ".join(conditions), order_by=args.order_by
+    )
     while True:
         page = connection.images.List(request, timeout=CALL_TIMEOUT_S)
         found += page.images
@@ -74,6 +96,56 @@ def _list(connection: Connection, args: argparse.Namespace) -> int:
             break
         request.page_token = page.next_page_token
     render.show_images(found, as_json=args.json)
+    return 0
+
+
+def _latest(connection: Connection, args: argparse.Namespace) -> int:
+    request = images.GetImageLatestByFamilyRequest(folder_id=args.folder, family=args.family)
+    image = connection.images.GetLatestByFamily(request, timeout=CALL_TIMEOUT_S)
+    render.show(render.image_fields(image, _sizes(connection, image)), as_json=args.json)
+    return 0
+
+
+def _update(connection: Connection, args: argparse.Namespace) -> int:
+    request = images.UpdateImageRequest(image_id=args.image_id)
+    paths = request.update_mask.paths
+    if args.name is not None:
+        request.name = args.name
+        paths.append("name")
+    if args.description is not None:
+        request.description = args.description
+        paths.append("description")
+    if args.label or args.no_labels:
+        request.labels.update(map(_label, args.label or ()))
+        paths.append("labels")
+    if args.min_disk_size is not None:
+        request.min_disk_size = _size(args.min_disk_size)
+        paths.append("min_disk_size")
+    if not paths:
+        raise UsageError("nothing to change: give --name, --description, --label, --no-labels or --min-disk-size")
+    if args.label and args.no_labels:
+        raise UsageError("--label and --no-labels exclude each other")
+    operation = connection.images.Update(request, timeout=CALL_TIMEOUT_S)
+    return _finish(connection, operation, as_json=args.json)
+
+
+def _operations(connection: Connection, args: argparse.Namespace) -> int:
+    found: list[operation_pb2.Operation] = []
+    request = images.ListImageOperationsRequest(image_id=args.image_id, page_size=1000)
+    while True:
+        page = connection.images.ListOperations(request, timeout=CALL_TIMEOUT_S)
+        found += page.operations
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    render.show_operations(found, args.image_id, as_json=args.json)
+    return 0
+
+
+def _refresh(connection: Connection, args: argparse.Namespace) -> int:
+    request = details.ReplaceSourceRequest(operation_id=args.operation_id, uri=args.uri)
+    operation = connection.details.ReplaceSource(request, timeout=CALL_TIMEOUT_S)
+    render.show(render.operation_fields(operation, _image_id(operation)), as_json=args.json)
     return 0
 
 
@@ -156,7 +228,7 @@ def _sizes(connection: Connection, image: image_pb2.Image) -> details.ImageSizes
 
 
 def _image_id(operation: operation_pb2.Operation) -> str:
-    for kind in (images.CreateImageMetadata, images.DeleteImageMetadata):
+    for kind in (images.CreateImageMetadata, images.UpdateImageMetadata, images.DeleteImageMetadata):
         metadata = kind()
         if operation.metadata.Unpack(metadata):
             return metadata.image_id

@@ -23,6 +23,7 @@ from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
+from service.client.progress_line import describe
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
 
@@ -301,6 +302,35 @@ def test_client_creates_lists_and_deletes(server: Serving, web: Web) -> None:
     assert "is not there" in again.stderr
 
 
+def test_client_updates_copies_and_looks_back(server: Serving, web: Web) -> None:
+    source = ["--folder", "cli2", "--name", "first", "--family", "fam", "--uri", web.url("/disk.qcow2")]
+    first = json.loads(client(server, "create", *source, "--os", "windows", "--wait", "--json", "--key", "k1").stdout)
+    again = json.loads(client(server, "create", *source, "--os", "windows", "--wait", "--json", "--key", "k1").stdout)
+    assert again["id"] == first["id"]
+    copied = client(server, "create", "--folder", "cli2", "--image", first["id"], "--family", "fam", "--json")
+    copy = json.loads(copied.stdout)
+    assert (copy["os"], copy["storage_size"], copy["status"]) == ("WINDOWS", first["storage_size"], "READY")
+    latest = client(server, "latest", "--folder", "cli2", "--family", "fam", "--json")
+    assert json.loads(latest.stdout)["id"] == copy["id"]
+    changes = ["--name", "second", "--label", "a=b", "--min-disk-size", "1G", "--json"]
+    updated = json.loads(client(server, "update", copy["id"], *changes).stdout)
+    assert (updated["name"], updated["labels"], updated["min_disk_size"]) == ("second", {"a": "b"}, 1 << 30)
+    assert json.loads(client(server, "update", copy["id"], "--no-labels", "--json").stdout)["labels"] == {}
+    listed = client(server, "list", "--folder", "cli2", "--filter", "family='fam'", "--order-by", "name desc", "--json")
+    assert [image["name"] for image in json.loads(listed.stdout)] == ["second", "first"]
+    named = client(server, "list", "--folder", "cli2", "--name", 'a"b\\', "--json")
+    assert (named.returncode, json.loads(named.stdout)) == (0, [])
+    history = client(server, "operations", copy["id"])
+    assert [line.split()[1] for line in history.stdout.splitlines()[1:]] == ["Update", "Update", "Create"]
+
+
+def test_client_shows_its_place_in_the_queue_and_an_expired_url() -> None:
+    waiting = details.Progress(stage=details.Progress.QUEUED, queue_position=3)
+    expired = details.Progress(stage=details.Progress.SOURCE_EXPIRED)
+    assert describe(waiting) == "queued, place 3 in the queue"
+    assert "dataplane image refresh" in describe(expired)
+
+
 def test_client_waits_and_cancels(server: Serving, web: Web, disk: Disk) -> None:
     uri = web.add("/client-slow.raw", disk.raw, rate=SLOW)
     created = client(server, "create", "--uri", uri, "--folder", "cli", "--json")
@@ -319,6 +349,10 @@ def test_client_waits_and_cancels(server: Serving, web: Web, disk: Disk) -> None
         (["create", "--folder", "cli", "--uri", "{web}/a", "--label", "x"], 2, "KEY=VALUE"),
         (["create", "--folder", "cli", "--uri", "{web}/a", "--min-disk-size", "1Q"], 2, "1Q"),
         (["get", "fd8nothing"], 1, "fd8nothing"),
+        (["update", "fd8nothing"], 2, "nothing to change"),
+        (["update", "fd8nothing", "--label", "a=b", "--no-labels"], 2, "exclude each other"),
+        (["latest", "--folder", "cli", "--family", "none"], 1, "family"),
+        (["refresh", "fdpnothing", "--uri", "https://h/a"], 1, "fdpnothing"),
     ],
 )
 def test_client_failure_is_one_line_and_its_code(
