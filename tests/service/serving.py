@@ -25,7 +25,7 @@ from service._pb.yandex.cloud.operation import operation_service_pb2 as operatio
 T = TypeVar("T")
 
 DATAPLANE = [sys.executable, "-m", "dataplane.cli.main"]
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 90.0
 
 
 class Serving:

@@ -133,6 +133,9 @@ def run_and_kill(data: Path, web: Web, kills: int, seed: int) -> Customers:
                 server.stop()
                 server = Serving(data, workers=2)
                 customers.server = server
+    except BaseException:
+        server.stop(signal.SIGKILL)
+        raise
     finally:
         customers.stop()
     settle(server, customers)
