@@ -29,6 +29,8 @@ GET_GOAL = Goal("Gets a second on one core while importing, of 2,000", "at least
 CREATES, CLIENTS = 200, 20
 ANSWER_S = 0.1
 GETS_PER_S = 2000
+CONNECTIONS = 4
+"""Of each of two processes that only get."""
 ROUNDS = 5
 SECONDS = 4.0
 DISK_SIZE = 256 * MIB
@@ -114,7 +116,7 @@ def test_create_answers_at_once(benchmark: Any, busy: tuple[Serving, Web]) -> No
     note(benchmark, "create_answers_at_once", "100 ms", ratios, min(ratios), CREATE_GOAL)
 
 
-def get_until_told(target: Target, go: Any, stop: Any, count: Any) -> None:
+def get_until_told(target: Target, ready: Any, go: Any, stop: Any, count: Any) -> None:
     """Get one image again and again, from a few threads of a process of its own."""
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
@@ -122,14 +124,17 @@ def get_until_told(target: Target, go: Any, stop: Any, count: Any) -> None:
     def work(stub: image_service_pb2_grpc.ImageServiceStub) -> int:
         request, done = images.GetImageRequest(image_id=target[2]), 0
         stub.Get(request, wait_for_ready=True)
+        ready.release()
         go.wait()
         while not stop.is_set():
             stub.Get(request)
             done += 1
         return done
 
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as pool:
-        stubs = [image_service_pb2_grpc.ImageServiceStub(stack.enter_context(channel(target))) for _ in range(4)]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
+        stubs = [
+            image_service_pb2_grpc.ImageServiceStub(stack.enter_context(channel(target))) for _ in range(CONNECTIONS)
+        ]
         total = sum(pool.map(work, stubs))
     with count.get_lock():
         count.value += total
@@ -152,11 +157,12 @@ def test_gets_of_one_core(benchmark: Any, busy: tuple[Serving, Web]) -> None:
     ratios: list[float] = []
 
     def turn() -> None:
-        go, stop, count = context.Event(), context.Event(), context.Value("q", 0)
-        clients = [context.Process(target=get_until_told, args=(target, go, stop, count)) for _ in range(2)]
+        ready, go, stop, count = context.Semaphore(0), context.Event(), context.Event(), context.Value("q", 0)
+        clients = [context.Process(target=get_until_told, args=(target, ready, go, stop, count)) for _ in "ab"]
         for client in clients:
             client.start()
-        time.sleep(2)
+        for _ in range(len(clients) * CONNECTIONS):
+            ready.acquire()
         go.set()
         time.sleep(SECONDS)
         stop.set()
