@@ -37,6 +37,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits de
     (errors.IoFailed, code_pb2.INTERNAL),
     (NotImplementedError, code_pb2.UNIMPLEMENTED),  # what a generated servicer raises for a method it does not have
     (SQLAlchemyError, code_pb2.INTERNAL),
+    (MemoryError, code_pb2.RESOURCE_EXHAUSTED),
 )
 
 _GRPC_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -59,6 +60,8 @@ def status_of(error: BaseException, *, trace_id: str) -> status_pb2.Status:
         message = one_line(str(error)) or type(error).__name__
     elif isinstance(error, NotImplementedError):
         message = "this method is not offered by this server"
+    elif isinstance(error, MemoryError):
+        message = "the work needs more memory than one worker may take: --worker-memory of the server bounds it"
     else:
         message = f"internal error: the server's log has the particulars under {trace_id}"
     status = status_pb2.Status(code=code, message=message)

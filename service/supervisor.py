@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from service.catalog import operation_rows
@@ -24,10 +24,19 @@ RESTART_PAUSE_MAX_S = 5.0
 HEALTHY_S = 10.0
 """A worker that lived this long is replaced at once; one that did not, after a pause that doubles."""
 
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_ADDED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Numerical libraries start threads when they are imported, which confinement would not reach; none has work here."""
 
+_PASSED_ON = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "VIRTUAL_ENV", "DATAPLANE_CPU", "TMPDIR")
+_PASSED_ON_PREFIXES = ("LC_", "LD_", "PYTHON", "SSL_CERT_", "ASAN_", "UBSAN_", "PG")
+
 log = get_logger(__name__)
+
+
+def environment_of_worker(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what workers need of an environment: credentials that a server happens to have stay with it."""
+    kept = {name: value for name, value in given.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
+    return kept | _ADDED
 
 
 def _ignore(_report: Report) -> None:
@@ -116,7 +125,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=os.environ | _ENVIRONMENT,
+            env=environment_of_worker(os.environ),
         )
         threading.Thread(target=self._listen, args=(slot.process,), name=f"reports-{slot.index}", daemon=True).start()
         with contextlib.suppress(BrokenPipeError):  # died at once: the watch sees it

@@ -33,7 +33,10 @@ RANKS = {
 }
 
 SERVICE_MAY_USE = ("dataplane", "dataplane.errors", "dataplane.limits")
-CONTROL_PLANE = ("service", "grpc", "grpc_health", "grpc_reflection", "google", "sqlalchemy", "cryptography")
+CONTROL_PLANE = (
+    *("service", "grpc", "grpc_health", "grpc_reflection", "google", "sqlalchemy", "cryptography"),
+    *("jwt", "prometheus_client", "opentelemetry", "starlette", "uvicorn"),
+)
 HEAVY = (
     "numpy",
     "sqlite3",

@@ -111,7 +111,7 @@ access_bindings = sa.Table(
     sa.Column("role_id", sa.String(64), primary_key=True),
 )
 
-_SECOND = ("claimed_at_us", "fresh_source", "source_refusal", "source_version", "held_pin", "folder_bytes_max")
+SECOND = ("claimed_at_us", "fresh_source", "source_refusal", "source_version", "held_pin", "folder_bytes_max")
 """Columns of operations that version 1 lacks."""
 
 
@@ -132,7 +132,7 @@ def create_tables(tx: Connection) -> None:
 
 
 def _bring_up_to_date(tx: Connection) -> None:
-    for name in _SECOND:
+    for name in SECOND:
         column = sa.schema.CreateColumn(operations.c[name]).compile(dialect=tx.dialect)
         tx.exec_driver_sql(f"ALTER TABLE operations ADD COLUMN {column}")
     for name in ("operations_pending", "operations_image"):

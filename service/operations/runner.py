@@ -143,7 +143,7 @@ class Runner:
                 progress=progress,
                 cancelled=heartbeat.cancelled,
                 owner=operation.id,
-                resumes=lambda: heartbeat.reason in (Stop.DRAINED, Stop.LOST),
+                resumes=lambda: heartbeat.reason in (Stop.DRAINED, Stop.LOST, Stop.REFRESHED),
             ) as prepared:
                 self._database.write(self._completion(operation, prepared, progress, min_disk_size))
 
@@ -178,7 +178,7 @@ class Runner:
             self._undo(operation, ending.CANCELLED)
         elif reason is Stop.LOST:
             self._leave_nothing(operation)
-        else:
+        elif reason is Stop.DRAINED:
             self._database.write(lambda tx: operation_rows.release(tx, operation.id, epoch=operation.epoch))
         log.info("operation stopped", operation_id=operation.id, image_id=operation.image_id, reason=reason.value)
 

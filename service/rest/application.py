@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
+from starlette.types import Receive, Scope, Send
 
 from service import status
 from service.faults import InvalidRequest, Violation
@@ -29,7 +30,6 @@ CALL_TIMEOUT_S = 60.0
 _PASSED_ON = ("authorization", "idempotency-key", "x-client-request-id", "x-client-trace-id", "traceparent")
 _GIVEN_BACK = ("x-request-id", "x-server-trace-id", "x-operation-poll-interval")
 _HEADER = re.compile(r"[\x20-\x7e]*")
-_VERBS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 log = get_logger(__name__)
 
@@ -57,6 +57,11 @@ class Gateway:
             )
             for route in routes.all
         }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI passes it."""
+        response = await self.serve(Request(scope, receive))
+        await response(scope, receive, send)
 
     async def serve(self, request: Request) -> Response:
         """Answer one request, whatever it is."""
@@ -113,14 +118,14 @@ def application(routes: Routes, channel: grpc.Channel) -> Starlette:
         failed = status_pb2.Status(code=code_pb2.INTERNAL, message=text)
         return _json(transcoding.error_answer(failed, ""), 500)
 
-    return Starlette(
-        routes=[
-            StarletteRoute("/openapi.json", describe),
-            StarletteRoute("/docs", show),
-            StarletteRoute("/{path:path}", gateway.serve, methods=_VERBS),
-        ],
+    made = Starlette(
+        routes=[StarletteRoute("/openapi.json", describe), StarletteRoute("/docs", show)],
         exception_handlers={Exception: unforeseen},
     )
+    # Not a route for every path: Starlette's patterns match no newline, which a path may well hold.
+    made.router.default = gateway
+    made.router.redirect_slashes = False
+    return made
 
 
 async def _body(request: Request, *, needs_type: bool = True) -> bytes:

@@ -12,7 +12,15 @@ from pathlib import Path
 from dataplane.errors import UsageError
 from service.sandbox import files, process_limits, system_calls
 
-_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc", "/opt", "/dev/urandom", "/sys/devices/system")
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/dev/urandom", "/sys/devices/system")
+_SETTINGS = tuple(  # not all of /etc: keys and tokens of the server lie there
+    f"/etc/{name}"
+    for name in (
+        *("resolv.conf", "hosts", "host.conf", "hostname", "nsswitch.conf", "gai.conf", "services", "protocols"),
+        *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust", "crypto-policies"),
+        *("ca-certificates", "localtime", "timezone", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "mime.types"),
+    )
+)
 _RESOLVER = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/run/connman")
 _PROCESS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm", "/proc/sys/kernel")
 
@@ -62,4 +70,4 @@ def _of_python() -> Iterator[Path]:
 
 
 def _of_the_system() -> Iterator[Path]:
-    yield from map(Path, (*_SYSTEM, *_RESOLVER, *_PROCESS))
+    yield from map(Path, (*_SYSTEM, *_SETTINGS, *_RESOLVER, *_PROCESS))

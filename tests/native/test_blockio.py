@@ -247,6 +247,7 @@ def test_punch_hole_refuses(empty: int) -> None:
         os.close(reading)
         os.close(writing)
 
+
 @given(offsets=st.lists(st.integers(0, 990), max_size=20), length=st.integers(0, 10))
 def test_pieces_lie_one_behind_the_other(offsets: list[int], length: int) -> None:
     content = bytes(range(250)) * 4

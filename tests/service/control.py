@@ -10,14 +10,14 @@ from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+from sqlalchemy.engine import Connection
+
 from service._pb.dataplane.v1 import image_details_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2_grpc
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
-from sqlalchemy.engine import Connection
-
 from service.bindings import Bindings
 from service.catalog import operation_rows, schema
 from service.catalog.database import Database

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+
 from service._pb.dataplane.v1 import image_details_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
@@ -24,7 +25,7 @@ from service._pb.yandex.cloud.operation import operation_service_pb2 as operatio
 T = TypeVar("T")
 
 DATAPLANE = [sys.executable, "-m", "dataplane.cli.main"]
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 90.0
 
 
 class Serving:

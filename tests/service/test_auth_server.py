@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service import dev_tls
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 from service._pb.yandex.cloud.operation import operation_service_pb2_grpc
-
-from service import dev_tls
 from tests.service.serving import DATAPLANE, Serving, serve
 
 POLICY = """

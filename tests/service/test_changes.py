@@ -8,12 +8,12 @@ import grpc
 import pytest
 from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
+
 from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
 from service._pb.yandex.cloud.compute.v1 import image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
-
 from tests.service.control import TOKEN, ControlPlane
 from tests.service.test_image_calls import cancel, delete, get_image, get_operation, image_id_of, refused
 

@@ -155,6 +155,7 @@ def test_worker_config_round_trips() -> None:
         (errors.StoreLocked("x"), code_pb2.UNAVAILABLE),
         (errors.DataplaneError("x"), code_pb2.INTERNAL),
         (NotImplementedError(), code_pb2.UNIMPLEMENTED),
+        (MemoryError(), code_pb2.RESOURCE_EXHAUSTED),
         (KeyError("x"), code_pb2.INTERNAL),
     ],
 )

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import code_pb2
+
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2
-
 from service.catalog.schema import operations
 from service.model import now_us
 from service.operations import pruning

@@ -10,6 +10,7 @@ from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
 from service._pb.yandex.cloud.compute.v1 import image_pb2
@@ -18,7 +19,6 @@ from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2 as endpoi
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2 as iam
 from service._pb.yandex.cloud.operation import operation_pb2
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
-
 from tests.service.control import ANNOUNCED, TOKEN, ControlPlane, refusal
 
 Code = grpc.StatusCode

@@ -16,10 +16,10 @@ import grpc
 import pytest
 import sqlalchemy as sa
 from google.rpc import code_pb2, status_pb2
-from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
-from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 
 from dataplane import Store
+from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
+from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 from service.catalog import schema
 from service.catalog.database import Database
 from service.model import ImageStatus
@@ -133,6 +133,9 @@ def run_and_kill(data: Path, web: Web, kills: int, seed: int) -> Customers:
                 server.stop()
                 server = Serving(data, workers=2)
                 customers.server = server
+    except BaseException:
+        server.stop(signal.SIGKILL)
+        raise
     finally:
         customers.stop()
     settle(server, customers)

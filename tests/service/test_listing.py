@@ -9,8 +9,8 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 
+from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service.faults import InvalidRequest
 from service.filtering import Condition, parse
 from service.listing import Listing

@@ -172,6 +172,10 @@ def test_ids_of_the_client_reach_the_log(rest: Rest, server: Serving) -> None:
     [
         ("GET", "/nothing", None, 404, "openapi.json"),
         ("GET", "/compute/v1/images/a/b", None, 404, "no such path"),
+        ("GET", "/nothing%0A", None, 404, "no such path"),
+        ("OPTIONS", "/compute/v1/images", None, 405, "GET, POST"),
+        ("GET", "/docs/", None, 404, "no such path"),
+        ("GET", "/compute/v1/images/a%0Ab", None, 404, "is not there"),
         ("PUT", "/compute/v1/images", {}, 405, "GET, POST"),
         ("GET", "/compute/v1/images?folder=f", None, 400, "folder"),
         ("GET", "/compute/v1/images?pageSize=many", None, 400, "page_size"),
@@ -257,3 +261,17 @@ def test_server_with_http_drains_on_sigterm(tmp_path: Path) -> None:
 def test_http_on_a_taken_address_says_so(tmp_path: Path, web: Web) -> None:
     with pytest.raises(AssertionError, match="cannot serve REST"):
         Serving(tmp_path / "data", workers=1, flags=["--dev", "--rest-listen", web.address])
+
+
+def test_http_asks_for_a_client_certificate_too(tmp_path: Path) -> None:
+    dev_tls.ensure(tmp_path / "server")
+    dev_tls.ensure(tmp_path / "client")
+    flags = [
+        *("--auth", "none", "--rest-listen", "127.0.0.1:0", "--tls-client-ca", str(tmp_path / "client/ca.pem")),
+        *("--tls-cert", str(tmp_path / "server/server.pem"), "--tls-key", str(tmp_path / "server/server.key")),
+    ]
+    plain: Any = {"flags": flags, "credentials": grpc.ssl_channel_credentials(), "token": None}
+    with serve(tmp_path / "data", workers=1, **plain) as server:
+        rest = Rest(server, tmp_path / "server/ca.pem")
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+            rest("GET", "/endpoints", token=None)

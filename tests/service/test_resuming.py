@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service._pb.yandex.cloud.compute.v1 import image_pb2
 
 from dataplane.ingest import importing
+from service._pb.yandex.cloud.compute.v1 import image_pb2
 from tests.service.serving import Serving, serve
 from tests.service.web import Web, serving
 

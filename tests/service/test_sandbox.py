@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from service.sandbox import files, system_calls
+from service.supervisor import environment_of_worker
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
 
@@ -66,6 +67,7 @@ seen = {
     "kill": attempt(lambda: os.kill(os.getppid(), 0)),
     "read a secret": attempt(secret.read_bytes),
     "write elsewhere": attempt(lambda: secret.with_name("new").write_text("x")),
+    "read settings": attempt(lambda: Path("/etc/shadow").read_bytes()),
     "read the system": attempt(lambda: Path("/etc/hostname").read_bytes()),
     "write": attempt(lambda: (change / "file").write_text("x")),
     "rename": attempt(lambda: (change / "file").rename(change / "renamed")),
@@ -98,7 +100,7 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     "what",
     [
         *("exec", "subprocess", "fork", "metadata", "mapped", "unix socket", "raw socket", "listen", "kill"),
-        *("read a secret", "write elsewhere"),
+        *("read a secret", "read settings", "write elsewhere"),
     ],
 )
 def test_confined_process_cannot(inside: dict[str, Any], what: str) -> None:
@@ -174,7 +176,8 @@ class Workers:
 
 
 def test_worker_of_another_process_takes_over_from_a_killed_server(tmp_path: Path, web: Web) -> None:
-    uri = web.add("/taken.raw", os.urandom(32 * MIB), rate=MIB / 2)
+    uri = web.add("/taken.raw", os.urandom(32 * MIB))
+    web.hanging["/taken.raw"] = range(20 * MIB, 21 * MIB)
     with serve(tmp_path / "data", workers=1) as server:
         operation = server.create(uri, name="taken")
         first = server.worker_of(operation.id)
@@ -185,10 +188,10 @@ def test_worker_of_another_process_takes_over_from_a_killed_server(tmp_path: Pat
             server.until(lambda: more.pids() or None)
             for pid in (server.process.pid, first):  # nobody is left who could end the lease early
                 os.kill(pid, signal.SIGKILL)
+            web.hanging.clear()
             claims = server.until(lambda: more.events("operation claimed") or None, timeout_s=30)
             assert [claim["epoch"] for claim in claims] == [2]
-            web.rates.clear()
-            server.until(lambda: more.events("operation done") or None, timeout_s=30)
+            server.until(lambda: more.events("operation done") or None, timeout_s=60)
         finally:
             assert more.stop() == 0
     with serve(tmp_path / "data", workers=1) as server:
@@ -205,3 +208,10 @@ def test_worker_without_a_store_says_so(tmp_path: Path) -> None:
     )
     assert (run.returncode, run.stdout) == (5, "")
     assert "Traceback" not in run.stderr
+
+
+def test_worker_gets_no_credentials_of_its_server() -> None:
+    given = {"PATH": "/bin", "PYTHONPATH": "x", "DATAPLANE_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "k", "LC_ALL": "C"}
+    kept = environment_of_worker(given)
+    assert kept.items() >= {"PATH": "/bin", "PYTHONPATH": "x", "LC_ALL": "C"}.items()
+    assert not kept.keys() & {"DATAPLANE_TOKEN", "AWS_SECRET_ACCESS_KEY"}

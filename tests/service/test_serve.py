@@ -18,11 +18,11 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
-
 from service.client.progress_line import describe
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving

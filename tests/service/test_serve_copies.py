@@ -10,11 +10,11 @@ from pathlib import Path
 import grpc
 import pytest
 from google.rpc import code_pb2
+
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
-
 from tests.service.control import refusal
 from tests.service.serving import Serving, serve
 from tests.service.test_serve import gone, image_id_of, pins

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service._pb.yandex.cloud.compute.v1 import image_pb2
 
+from service._pb.yandex.cloud.compute.v1 import image_pb2
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
 

@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+
+from service import status
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
-
-from service import status
 from service.auth import ALL_ACTIONS, Action, Caller, Metadata, bearer_token
 from service.faults import QuotaExceeded
 from service.identity.modes import DevAuthenticator

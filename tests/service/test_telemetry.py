@@ -18,8 +18,8 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
-from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 
+from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service.telemetry.metrics import Metrics, QueueFigures
 from service.telemetry.reports import OUTCOMES, Report
 from service.telemetry.stage_clock import RetryCounter, TimedProgress

@@ -9,14 +9,14 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
+
+from service import validation
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
 from service._pb.yandex.cloud.compute.v1 import image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2 as iam
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
-
-from service import validation
 
 Hardware = pci.HardwareGeneration
 Legacy = pci.LegacyHardwareFeatures

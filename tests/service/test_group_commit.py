@@ -1,0 +1,154 @@
+"""Changes that share a transaction: each is whole or not at all, whatever becomes of its neighbours."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dataplane.errors import NoSpace, NotFound
+from service.catalog import schema
+from service.catalog.database import Database
+
+TABLE = sa.Table("t", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database.at_path(tmp_path / "c.sqlite3")
+    made.write(lambda tx: TABLE.create(tx))
+    yield made
+    made.close()
+
+
+def numbers(database: Database) -> list[int]:
+    with database.read() as tx:
+        return list(tx.execute(sa.select(TABLE.c.n).order_by(TABLE.c.n)).scalars())
+
+
+def at_once(database: Database, works: list[Any]) -> list[Any]:
+    """Run changes that all wait while another one holds the writer; return results and errors."""
+    held, release = threading.Event(), threading.Event()
+
+    def hold(_tx: sa.Connection) -> None:
+        held.set()
+        release.wait(10)
+
+    def run(work: Any) -> Any:
+        try:
+            return database.write(work)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(works) + 1) as pool:
+        holding = pool.submit(database.write, hold)
+        held.wait(10)
+        waiting = [pool.submit(run, work) for work in works]
+        writer: Any = database._writer
+        while len(writer._waiting) < len(works):
+            threading.Event().wait(0.001)
+        release.set()
+        holding.result()
+        return [one.result() for one in waiting]
+
+
+def insert(number: int, *, then: Exception | None = None) -> Any:
+    def work(tx: sa.Connection) -> int:
+        tx.execute(sa.insert(TABLE).values(n=number))
+        if then is not None:
+            raise then
+        return number
+
+    return work
+
+
+def test_changes_that_wait_share_a_commit(database: Database) -> None:
+    commits: list[int] = []
+    sa.event.listen(database.engine, "commit", lambda _connection: commits.append(1))
+    assert at_once(database, [insert(index) for index in range(10)]) == list(range(10))
+    assert len(commits) == 2  # of the change that held the writer, and of the others
+    assert numbers(database) == list(range(10))
+
+
+def test_change_that_fails_takes_nothing_along(database: Database) -> None:
+    results = at_once(database, [insert(1), insert(2, then=NotFound("no")), insert(1), insert(3)])
+    assert (results[0], results[3]) == (1, 3)
+    assert isinstance(results[1], NotFound)
+    assert isinstance(results[2], sa.exc.IntegrityError)
+    assert numbers(database) == [1, 3]
+
+
+def test_full_disk_fails_all_that_share_its_transaction(database: Database) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorname = "SQLITE_FULL"
+    full = sa.exc.OperationalError("INSERT", {}, error)
+    results = at_once(database, [insert(1), insert(2, then=full), insert(3)])
+    assert [type(result) for result in results] == [NoSpace] * 3
+    assert numbers(database) == []
+    assert database.write(insert(4)) == 4
+
+
+def test_only_what_need_not_last_is_written_without_waiting_for_the_disk(database: Database) -> None:
+    def synchronous(tx: sa.Connection) -> Any:
+        return tx.exec_driver_sql("PRAGMA synchronous").scalar()
+
+    assert database.write(synchronous, durable=False) == 1
+    assert database.write(synchronous) == 2
+    assert database.write(synchronous, durable=False) == 1
+
+
+def test_change_within_a_change_is_refused_and_so_is_one_after_the_end(database: Database) -> None:
+    with pytest.raises(RuntimeError, match="begin another"):
+        database.write(lambda _tx: database.write(insert(1)))
+    database.close()
+    database.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        database.write(insert(1))
+
+
+def test_catalogue_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite3"
+    old = sqlite3.connect(path)
+    now = Database.at_path(tmp_path / "now.sqlite3")
+    now.write(schema.create_tables)
+    with now.read() as tx:
+        wanted = described(tx)
+        tables = [row[0] for row in tx.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'table'")]
+    now.close()
+    for text in tables:
+        if "TABLE request_keys" in text or "TABLE access_bindings" in text:
+            continue
+        lines = [line for line in text.splitlines() if not any(f"\t{name} " in line for name in schema.SECOND)]
+        old.execute("\n".join(lines))
+    old.execute("CREATE INDEX operations_pending ON operations (created_at_us, id) WHERE done IS 0")
+    old.execute("CREATE INDEX operations_image ON operations (image_id)")
+    old.execute("CREATE UNIQUE INDEX images_name ON images (folder_id, name) WHERE name != ''")
+    old.execute("INSERT INTO catalog_schema VALUES (1, 1)")
+    old.commit()
+    old.close()
+    database = Database.at_path(path)
+    database.write(schema.create_tables)
+    database.write(schema.create_tables)
+    with database.read() as tx:
+        assert described(tx) == wanted
+    database.close()
+
+
+def described(tx: sa.Connection) -> dict[str, Any]:
+    """Return the names of all columns and indexes."""
+    inspector = sa.inspect(tx)
+    return {
+        table: (
+            sorted(
+                (column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)
+            ),
+            sorted(str(index["name"]) for index in inspector.get_indexes(table)),
+        )
+        for table in inspector.get_table_names()
+    }
