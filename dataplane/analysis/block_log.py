@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dataplane.engine.fold import fold
 from dataplane.engine.plan import Plan
-from dataplane.engine.survey import BLOCK_ZERO, Survey, note_window
+from dataplane.engine.survey import BLOCK_ABSENT, BLOCK_ZERO, Survey, note_window
 from dataplane.engine.window import LoadFailure, Window
 from dataplane.errors import Cancelled
 from dataplane.extent import WINDOW_SIZE
@@ -25,8 +25,8 @@ BLOCK_SIZE = CHUNK_SIZE_MIN
 BLOCKS = WINDOW_SIZE // BLOCK_SIZE
 """Blocks in a row of a log."""
 
-SLICE_WINDOWS = 512
-"""Windows (2 GiB of a disk, 4 MiB of digests) that are read between two looks at progress and cancellation: enough
+SLICE_WINDOWS = 128
+"""Windows (512 MiB of a disk, 1 MiB of digests) that are read between two looks at progress and cancellation: enough
 that joining the threads costs nothing."""
 
 Digests = npt.NDArray[np.uint64]
@@ -141,14 +141,18 @@ def noted(log: BlockLog, progress: Progress) -> BlockLog:
     return log
 
 
-def joined(slices: list[BlockLog]) -> BlockLog:
-    """Return the log of a whole disk from its slices, without the windows in which there is no data."""
+def joined(slices: list[BlockLog], *, keep_zeros: bool = False) -> BlockLog:
+    """Return the log of a whole disk from its slices, which are used up.
+
+    Windows in which there is no data are left out; with `keep_zeros` only those in which nothing was read.
+    """
     kept = []
     for number, part in enumerate(slices):
-        has_data = (part.digests > BLOCK_ZERO).any(axis=1)
+        has_data = (part.digests > (BLOCK_ABSENT if keep_zeros else BLOCK_ZERO)).any(axis=1)
         kept.append(part if has_data.all() else BlockLog(offsets=part.offsets[has_data], digests=part.digests[has_data]))
         slices[number] = kept[-1]
     if len(kept) == 1:
+        slices.clear()
         return kept[0]
     count = sum(map(len, kept))
     offsets, digests = np.empty(count, dtype=np.int64), np.empty((count, BLOCKS), dtype=np.uint64)

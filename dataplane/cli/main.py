@@ -25,6 +25,9 @@ VERBS = {
     "gc": "delete what no image uses",
     "verify": "read stored chunks again and say what is hurt",
     "measure": "say what images would take in a store, without one",
+    "tune": "find the chunk size and codec that suit some images",
+    "map": "show where an image has data, and what it shares",
+    "diff": "show what differs between two images of a store",
     "doctor": "show CPU features, kernel variants and library versions",
 }
 VERB_GROUP = "dataplane.verbs"
