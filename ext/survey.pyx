@@ -1,6 +1,6 @@
 """The survey: threads read the windows of a plan and write down a short digest of every 4 KiB block, for analysis."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from dataplane._native.plan cimport Plan

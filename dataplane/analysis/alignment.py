@@ -19,8 +19,8 @@ WARNING_SHARE = 0.05
 class Alignment:
     """The first partition of a source begins at `offset` bytes.
 
-    `gains` has, for each chunk size to which that is no multiple, the share of distinct bytes that this disk alone would
-    save if chunks began there (negative: it would cost). `off_block` partitions do not begin on a 4 KiB boundary, so
+    `gains` has, for each chunk size to which that is no multiple, the share of distinct bytes that this disk alone
+    would save if chunks began there (negative: it would cost). `off_block` partitions do not begin on a 4 KiB boundary, so
     that nothing can be said without reading the disk again; `measured` is False then, and when a run is sampled.
     """
 
@@ -36,7 +36,9 @@ class Alignment:
         return self.off_block or any(abs(gain) > WARNING_SHARE for gain in self.gains.values())
 
 
-def measure_alignment(sources: Sequence[ImageSource], logs: Sequence[BlockLog], levels: Sequence[Level]) -> tuple[Alignment, ...]:
+def measure_alignment(
+    sources: Sequence[ImageSource], logs: Sequence[BlockLog], levels: Sequence[Level]
+) -> tuple[Alignment, ...]:
     """Return what the alignment of each partitioned source does; `logs` are empty when the run was sampled."""
     found = []
     for number, source in enumerate(sources):

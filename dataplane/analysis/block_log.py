@@ -36,8 +36,8 @@ Digests = npt.NDArray[np.uint64]
 class BlockLog:
     """What was found in neighbouring or distant windows of one disk, in disk order.
 
-    `offsets` (bytes, int64) has one multiple of 4 MiB for each row of `digests`; a row has a value for each 4 KiB block:
-    0 where nothing was read, 1 where all bytes are zero, else eight bytes of a digest. Windows that are not listed hold
+    `offsets` (bytes, int64) has one multiple of 4 MiB for each row of `digests`; a row has a value for each 4 KiB
+    block: 0 where nothing was read, 1 where all bytes are zero, else eight bytes of a digest. Windows that are not listed hold
     nothing.
     """
 
@@ -77,7 +77,7 @@ def survey_natively(
                 raise Cancelled("the work was cancelled")
             count = min(SLICE_WINDOWS, plan.window_count - first)
             digests = np.zeros((count, BLOCKS), dtype=np.uint64)
-            work = Survey(plan, fds, digests, first)
+            work = Survey(plan, fds, digests.data, first)
             free = list(windows)
             try:
                 run_crew(lambda free=free, work=work: work.work(free.pop()), threads, work.stop)  # type: ignore[misc]
@@ -111,7 +111,7 @@ def survey_feed(
                 return
             feed.load(claim, window)
             row = np.empty(BLOCKS, dtype=np.uint64)
-            note_window(window, row)
+            note_window(window, row.data)
             with lock:
                 rows[claim.offset] = row
                 progress.read_bytes += window.read_bytes
@@ -149,7 +149,9 @@ def joined(slices: list[BlockLog], *, keep_zeros: bool = False) -> BlockLog:
     kept = []
     for number, part in enumerate(slices):
         has_data = (part.digests > (BLOCK_ABSENT if keep_zeros else BLOCK_ZERO)).any(axis=1)
-        kept.append(part if has_data.all() else BlockLog(offsets=part.offsets[has_data], digests=part.digests[has_data]))
+        kept.append(
+            part if has_data.all() else BlockLog(offsets=part.offsets[has_data], digests=part.digests[has_data])
+        )
         slices[number] = kept[-1]
     if len(kept) == 1:
         slices.clear()
@@ -175,7 +177,7 @@ def folded(digests: Digests, chunk_size: int) -> Digests:
     """
     while digests.shape[1] * chunk_size > WINDOW_SIZE:
         parents = np.empty((len(digests), digests.shape[1] // 2), dtype=np.uint64)
-        fold(digests.reshape(-1), parents.reshape(-1))
+        fold(digests.reshape(-1).data, parents.reshape(-1).data)
         digests = parents
     return digests
 

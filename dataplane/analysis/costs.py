@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dataplane.limits import KIB, PACK_SIZE_MAX
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 TABLE_BYTES_PER_CHUNK = 60
@@ -43,7 +44,7 @@ def pack_overhead(entries: int, stored_size: int) -> int:
 
 
 def manifest_size(chunks: int, pages: int) -> int:
-    """Return the stored bytes of the manifest of one image: ids do not compress, the zeros between them nearly vanish."""
+    """Return the stored bytes of the manifest of one image: ids do not compress, zeros nearly vanish."""
     from dataplane.store import format as fmt
 
     return chunks * fmt.ID_SIZE + pages * (fmt.ROOT_ENTRY.size + 16) + fmt.ROOT_HEADER.size
@@ -58,7 +59,9 @@ def random_read_amplification(chunk_size: int, request_size: int, unit: int = 4 
     return chunks * chunk_size / request_size
 
 
-def trace_amplification(requests: Sequence[tuple[int, int]], chunk_size: int, used: npt.NDArray[object]) -> dict[str, object]:
+def trace_amplification(
+    requests: Sequence[tuple[int, int]], chunk_size: int, used: npt.NDArray[np.int64]
+) -> dict[str, object]:
     """Return what a trace of (offset, length) requests reads at a chunk size.
 
     `used` are the ascending numbers of the chunks that are not zero: only those are read. `amplification` is without
@@ -67,7 +70,7 @@ def trace_amplification(requests: Sequence[tuple[int, int]], chunk_size: int, us
     import numpy as np
 
     asked = decoded = 0
-    touched: list[object] = []
+    touched: list[npt.NDArray[np.int64]] = []
     for offset, length in requests:
         first, last = offset // chunk_size, (offset + length - 1) // chunk_size
         start, stop = np.searchsorted(used, (first, last + 1))

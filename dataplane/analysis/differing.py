@@ -86,7 +86,9 @@ def read_page(store: Store, index: Index, root: fmt.Root, number: int, page: byt
     """Return one page of an image, verified."""
     if page is None:
         return None
-    one = fmt.Root(virtual_size=root.virtual_size, chunk_size=root.chunk_size, domain=root.domain, pages=((number, page),))
+    one = fmt.Root(
+        virtual_size=root.virtual_size, chunk_size=root.chunk_size, domain=root.domain, pages=((number, page),)
+    )
     return next(ids for _, ids in store.read_pages(index, one))
 
 

@@ -62,7 +62,9 @@ def estimate_sum(sample: npt.NDArray[np.int64], population: Estimate, least: flo
     error = student95(count - 1) * float(sample.std(ddof=1)) * math.sqrt(share_left / count)
     size_error = (population.high - population.low) / 2
     half = math.hypot(error * size, size_error * mean)
-    return Estimate(size * mean, max(population.low * least, size * mean - half), min(population.high * most, size * mean + half))
+    return Estimate(
+        size * mean, max(population.low * least, size * mean - half), min(population.high * most, size * mean + half)
+    )
 
 
 def estimate_count(kept: int, rate: int) -> Estimate:

@@ -22,6 +22,9 @@ RO_COMPAT_BIGALLOC = 0x200
 BLOCK_UNINIT = 0x2
 BITMAPS_AT_ONCE = 512
 
+GROUPS_MAX = 1 << 18
+"""32 TiB in groups of the usual 128 MiB; bounds the table of descriptors."""
+
 Blocks = npt.NDArray[np.bool_]
 
 
@@ -45,8 +48,9 @@ def free_blocks(source: ImageSource, partition: Partition) -> Iterator[tuple[int
             start = layout.start_of(number)
             skipped = -start % BLOCK_SIZE // layout.block_size
             per_block = BLOCK_SIZE // layout.block_size
-            whole = free[skipped:]
-            whole = whole[: len(whole) // per_block * per_block].reshape(-1, per_block).all(axis=1)
+            parts = free[skipped:]
+            parts = parts[: len(parts) // per_block * per_block]
+            whole: Blocks = np.all(parts.reshape(-1, per_block), axis=1)
             yield start + skipped * layout.block_size, whole
 
 
@@ -55,13 +59,13 @@ class Layout:
 
     def __init__(self, partition: Partition, fields: bytes) -> None:
         self._partition = partition
-        low, = struct.unpack_from("<I", fields, 4)
+        (low,) = struct.unpack_from("<I", fields, 4)
         self.first_block, log_size = struct.unpack_from("<II", fields, 20)
-        self.per_group, = struct.unpack_from("<I", fields, 32)
+        (self.per_group,) = struct.unpack_from("<I", fields, 32)
         self.incompat, self.ro_compat = struct.unpack_from("<II", fields, 96)
-        self.reserved_gdt, = struct.unpack_from("<H", fields, 206)
-        desc_size, = struct.unpack_from("<H", fields, 254)
-        high, = struct.unpack_from("<I", fields, 336)
+        (self.reserved_gdt,) = struct.unpack_from("<H", fields, 206)
+        (desc_size,) = struct.unpack_from("<H", fields, 254)
+        (high,) = struct.unpack_from("<I", fields, 336)
         wide = bool(self.incompat & INCOMPAT_64BIT)
         self.desc_size = desc_size if wide else 32
         self.blocks = low | (high << 32 if wide else 0)
@@ -71,14 +75,14 @@ class Layout:
     @classmethod
     def read(cls, source: ImageSource, partition: Partition) -> Layout | None:
         """Return the layout of the file system, or None when it is not understood."""
-        fields, = read_ranges(source, [(partition.offset + SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE)])
+        (fields,) = read_ranges(source, [(partition.offset + SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE)])
         if len(fields) < SUPERBLOCK_SIZE or struct.unpack_from("<H", fields, 56) != (MAGIC,):
             return None
         layout = cls(partition, fields)
         if not layout.is_plain():
             return None
         table = partition.offset + (layout.first_block + 1) * layout.block_size
-        layout.descriptors, = read_ranges(source, [(table, layout.groups * layout.desc_size)])
+        (layout.descriptors,) = read_ranges(source, [(table, layout.groups * layout.desc_size)])
         return layout if len(layout.descriptors) == layout.groups * layout.desc_size else None
 
     def is_plain(self) -> bool:
@@ -88,6 +92,7 @@ class Layout:
             and 32 <= self.desc_size <= 1024
             and 0 < self.per_group <= 8 * self.block_size
             and self.first_block < self.blocks
+            and self.groups <= GROUPS_MAX
             and self.blocks * self.block_size <= self._partition.length
             and self._partition.offset % BLOCK_SIZE == 0
             and not self.incompat & INCOMPAT_META_BG
@@ -97,21 +102,21 @@ class Layout:
     @property
     def groups(self) -> int:
         """How many block groups there are."""
-        return -(-(self.blocks - self.first_block) // self.per_group)
+        return int(-(-(self.blocks - self.first_block) // self.per_group))
 
     def start_of(self, number: int) -> int:
         """Return where a group begins, in bytes of the disk."""
-        return self._partition.offset + (self.first_block + number * self.per_group) * self.block_size
+        return int(self._partition.offset + (self.first_block + number * self.per_group) * self.block_size)
 
     def blocks_in(self, number: int) -> int:
         """Return how many blocks a group has."""
-        return min(self.per_group, self.blocks - self.first_block - number * self.per_group)
+        return int(min(self.per_group, self.blocks - self.first_block - number * self.per_group))
 
     def bitmap_of(self, number: int) -> int | None:
         """Return where the bitmap of a group lies, in bytes of the disk; None when it was never written."""
         at = number * self.desc_size
-        flags, = struct.unpack_from("<H", self.descriptors, at + 18)
-        block, = struct.unpack_from("<I", self.descriptors, at)
+        (flags,) = struct.unpack_from("<H", self.descriptors, at + 18)
+        (block,) = struct.unpack_from("<I", self.descriptors, at)
         if self.desc_size >= 64:
             block |= struct.unpack_from("<I", self.descriptors, at + 32)[0] << 32
         if flags & BLOCK_UNINIT or not self.first_block <= block < self.blocks:
@@ -121,7 +126,8 @@ class Layout:
     def free_in(self, number: int, bitmap: bytes) -> Blocks:
         """Return which blocks of a group are free."""
         bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
-        return bits[: self.blocks_in(number)] == 0
+        free: Blocks = bits[: self.blocks_in(number)] == 0
+        return free
 
     def uninitialised(self, number: int) -> Blocks:
         """Return which blocks of a group without a bitmap are free: all but those where backups may lie."""

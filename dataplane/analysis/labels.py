@@ -49,7 +49,9 @@ def partitions(source: ImageSource) -> tuple[str, list[Partition]]:
         table = probe(path, 0, source.virtual_size).get("PTTYPE", "")
         found = list_partitions(path, source.virtual_size) if table else []
         if not found:
-            found = [Partition(number=0, offset=0, length=source.virtual_size, kind="", name="", filesystem="", label="")]
+            found = [
+                Partition(number=0, offset=0, length=source.virtual_size, kind="", name="", filesystem="", label="")
+            ]
         copy(source, path, [(one.offset, min(one.length, PARTITION_HEAD_SIZE)) for one in found])
         return table, [recognise(path, one) for one in found]
 
@@ -96,11 +98,16 @@ def list_partitions(path: Path, size: int) -> list[Partition]:
             number = int(fields["NR"])
         except (KeyError, ValueError):
             continue
-        if 0 < length and 0 <= offset <= size - length:
+        if length > 0 and 0 <= offset <= size - length:
             found.append(
                 Partition(
-                    number=number, offset=offset, length=length, kind=fields.get("TYPE", ""),
-                    name=fields.get("NAME", ""), filesystem="", label="",
+                    number=number,
+                    offset=offset,
+                    length=length,
+                    kind=fields.get("TYPE", ""),
+                    name=fields.get("NAME", ""),
+                    filesystem="",
+                    label="",
                 )  # fmt: skip
             )
     return sorted(found, key=lambda one: one.offset)

@@ -61,11 +61,12 @@ class Level:
 
 
 def exact_levels(logs: Sequence[BlockLog], virtual_sizes: Sequence[int], sizes: Sequence[int],
-                 pick_count: int | None, pick_share: float = 0.0, pick_bytes: int = 0) -> Iterator[Level]:  # fmt: skip
+                 pick_count: int | None, pick_share: float = 0.0, pick_bytes: int = 0,
+                 seed: int = 0) -> Iterator[Level]:  # fmt: skip
     """Yield a level for each of `sizes`, ascending powers of two, from whole logs.
 
     About `pick_count` chunks are picked (fewer when that is more than `pick_bytes`, but 32 at least), or the share
-    `pick_share` of all distinct ones without. Memory: 8 bytes a block for keys and 4 for folding, beside the logs.
+    `pick_share` of all distinct ones without; `seed` (64 bits) says which. Memory: 8 bytes a block for keys and 4 for folding, beside the logs.
     """
     levels = [log.digests for log in logs]
     for size in sizes:
@@ -78,7 +79,7 @@ def exact_levels(logs: Sequence[BlockLog], virtual_sizes: Sequence[int], sizes: 
         keys = make_keys(levels, image_bits(len(logs)))
         counts = count_keys(keys, len(logs))
         wanted = picks_wanted(size, counts.total_distinct, pick_count, pick_share, pick_bytes)
-        picks = find_first(logs, levels, size, first_digests(keys, image_bits(len(logs)), wanted))
+        picks = find_first(logs, levels, size, first_digests(keys, image_bits(len(logs)), wanted, seed))
         del keys
         distinct = Estimate.exact(counts.total_distinct)
         yield Level(chunk_size=size, occupancies=tuple(occupancies), counts=counts, distinct=distinct, picks=picks)
@@ -91,15 +92,19 @@ def picks_wanted(size: int, distinct: int, count: int | None, share: float, most
     return min(distinct, max(32, min(count, most_bytes // size)))
 
 
-def first_digests(keys: Digests, bits: int, wanted: int) -> Digests:
-    """Return the `wanted` lowest distinct digests (without the bits of the image): digests are random, so are these."""
+def first_digests(keys: Digests, bits: int, wanted: int, seed: int) -> Digests:
+    """Return `wanted` distinct digests (without the bits of the image), ascending: those that follow on `seed`.
+
+    Digests are random, so these are a random sample of all.
+    """
     found = np.empty(0, dtype=np.uint64)
-    for groups in grouped(keys, bits):
-        if len(found) >= wanted:
-            break
-        digests = groups.keys >> np.uint64(bits)
-        found = np.concatenate((found, np.unique(digests)))
-    return found[:wanted]
+    start = int(np.searchsorted(keys, np.uint64(seed >> bits << bits)))
+    for part in (keys[start:], keys[:start]):
+        for groups in grouped(part, bits):
+            if len(found) >= wanted:
+                break
+            found = np.concatenate((found, np.unique(groups.keys >> np.uint64(bits))))
+    return np.sort(found[:wanted])
 
 
 def find_first(logs: Sequence[BlockLog], levels: Sequence[Digests], size: int, digests: Digests) -> tuple[Offsets, ...]:
@@ -111,8 +116,8 @@ def find_first(logs: Sequence[BlockLog], levels: Sequence[Digests], size: int, d
         offsets = []
         for start in range(0, len(level) if len(digests) else 0, 64):
             flat = level[start : start + 64].reshape(-1)
-            near = np.flatnonzero((flat > BLOCK_ZERO) & (flat >> bits <= digests[-1]))
-            values, first = np.unique(flat[near] >> bits, return_index=True)
+            near = np.flatnonzero((flat > BLOCK_ZERO) & (flat >> bits >= digests[0]) & (flat >> bits <= digests[-1]))
+            values, first = unique_first(flat[near] >> bits)
             at = np.searchsorted(digests, values)
             hit = (digests[at] == values) & ~found[at]
             found[at[hit]] = True
@@ -120,6 +125,12 @@ def find_first(logs: Sequence[BlockLog], levels: Sequence[Digests], size: int, d
             offsets.append(log.offsets[start + places // level.shape[1]] + places % level.shape[1] * size)
         picks.append(np.sort(np.concatenate(offsets)) if offsets else np.empty(0, dtype=np.int64))
     return tuple(picks)
+
+
+def unique_first(values: Digests) -> tuple[Digests, Offsets]:
+    """Return the distinct values, ascending, and where each is first."""
+    found: tuple[Digests, Offsets] = np.unique(values, return_index=True)
+    return found
 
 
 class SampledLevels:
@@ -166,10 +177,12 @@ class SampledLevels:
             picks = self._picks(kept, images, wanted)
             distinct = estimate_count(counts.total_distinct, self.rate)
             counts.scale(self.rate, [occupancy.chunks for occupancy in self._occupancies[size]])
-            yield Level(chunk_size=size, occupancies=self._occupancies[size], counts=counts, distinct=distinct, picks=picks)
+            yield Level(
+                chunk_size=size, occupancies=self._occupancies[size], counts=counts, distinct=distinct, picks=picks
+            )
 
     def _picks(self, kept: SampledKeys, images: int, wanted: int) -> tuple[Offsets, ...]:
-        digests, first = np.unique(kept.keys >> np.uint64(self._bits), return_index=True)
+        _, first = unique_first(kept.keys >> np.uint64(self._bits))
         first = first[:wanted]
         image = (kept.keys[first] & np.uint64((1 << self._bits) - 1)).astype(np.int64)
         return tuple(np.sort(kept.offsets[first[image == number]]) for number in range(images))

@@ -91,7 +91,10 @@ def map_disk(
     log = joined(list(survey(source, threads=crew, progress=progress, cancelled=cancelled)), keep_zeros=True)
     known = []
     for other in others:
-        found = [folded(part.digests, chunk_size) for part in survey(other, threads=crew, progress=Progress(), cancelled=cancelled)]
+        found = [
+            folded(part.digests, chunk_size)
+            for part in survey(other, threads=crew, progress=Progress(), cancelled=cancelled)
+        ]
         flat = np.concatenate([np.empty(0, dtype=np.uint64), *(level.reshape(-1) for level in found)])
         known.append(np.unique(flat[flat > BLOCK_ZERO]))
     level = folded(log.digests, chunk_size)

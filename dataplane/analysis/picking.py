@@ -74,4 +74,3 @@ def intersect(data: Rows, ranges: Ranges) -> Rows:
     pieces[raw, _SOURCE_LENGTH] = (stops - begins)[raw]
     pieces[~raw, _DECODED_OFFSET] += skipped[~raw]
     return pieces
-

@@ -64,4 +64,5 @@ class SampledKeys:
         return Occurrences(keys=self.keys, counts=self.counts)
 
     def _is_kept(self, keys: Digests) -> npt.NDArray[np.bool_]:
-        return (keys >> np.uint64(self._bits)) & np.uint64(self.rate - 1) == 0
+        kept: npt.NDArray[np.bool_] = (keys >> np.uint64(self._bits)) & np.uint64(self.rate - 1) == 0
+        return kept

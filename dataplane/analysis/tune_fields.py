@@ -103,7 +103,8 @@ def stored_lengths(facts: SizeFacts, codecs: tuple[str, ...]) -> Mapping[str, li
     lengths, size = facts.trial.lengths, facts.level.chunk_size
     tenths = (lengths * 10 + size - 1) // size
     return {
-        codec: [int((tenths[:, number] == tenth).sum()) for tenth in range(1, 11)] for number, codec in enumerate(codecs)
+        codec: [int((tenths[:, number] == tenth).sum()) for tenth in range(1, 11)]
+        for number, codec in enumerate(codecs)
     }
 
 

@@ -108,14 +108,18 @@ class Tuner:
     Memory: exact, 24 bytes for each 4 KiB block that holds data and some 64 MiB; sampled, at most 128 MiB.
     """
 
-    def __init__(self, names: Sequence[str], sources: Sequence[ImageSource], options: TuneOptions, threads: int | None) -> None:
+    def __init__(
+        self, names: Sequence[str], sources: Sequence[ImageSource], options: TuneOptions, threads: int | None
+    ) -> None:
         self._names = names
         self._sources = sources
         self._options = options
         self._threads = thread_count(threads)
         self._logs: list[BlockLog] = []
         self._sampled = (
-            SampledLevels(len(sources), options.chunk_sizes, options.sample, SAMPLED_ENTRIES_MAX) if options.sample > 1 else None
+            SampledLevels(len(sources), options.chunk_sizes, options.sample, SAMPLED_ENTRIES_MAX)
+            if options.sample > 1
+            else None
         )
         self._read: list[TunedSource] = []
         self._started = time.monotonic()

@@ -32,9 +32,13 @@ def judge(profiles: Sequence[Profile], weights: Mapping[str, float], ram: int | 
     A score is the weighted sum over the axes of how many doublings a profile is above the best one; the lowest wins.
     With `ram` (bytes) profiles whose index needs more are out.
     """
-    best = {axis: min((float(p[field]) for p in profiles if float(p[field]) > 0), default=1.0) for axis, field in AXES.items()}
+    best = {
+        axis: min((float(p[field]) for p in profiles if float(p[field]) > 0), default=1.0)
+        for axis, field in AXES.items()
+    }
     scores = tuple(
-        sum(weights.get(axis, 0.0) * doublings(float(p[field]), best[axis]) for axis, field in AXES.items()) for p in profiles
+        sum(weights.get(axis, 0.0) * doublings(float(p[field]), best[axis]) for axis, field in AXES.items())
+        for p in profiles
     )
     excluded = tuple(i for i, p in enumerate(profiles) if ram is not None and float(p["index_memory"]) > ram)
     left = [i for i in range(len(profiles)) if i not in excluded]
@@ -62,8 +66,6 @@ def knee(profiles: Sequence[Profile], numbers: Sequence[int]) -> int | None:
         return None
     xs = [math.log2(float(p["chunk_size"])) for p in profiles]
     ys = [float(p["total_size"]) for p in profiles]
-    depths = [
-        ys[0] + (ys[-1] - ys[0]) * (x - xs[0]) / (xs[-1] - xs[0]) - y for x, y in zip(xs, ys, strict=True)
-    ]
+    depths = [ys[0] + (ys[-1] - ys[0]) * (x - xs[0]) / (xs[-1] - xs[0]) - y for x, y in zip(xs, ys, strict=True)]
     deepest = max(range(len(depths)), key=lambda i: depths[i])
     return numbers[deepest] if depths[deepest] > 0 else None

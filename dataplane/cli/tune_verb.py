@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", metavar="FILE.html", help="write everything into one file for a browser")
     parser.add_argument("--ci", action="store_true", help="exit with 6 when --min-ratio or --max-index is not met")
-    parser.add_argument("--min-ratio", type=float, metavar="R", help="the least that data may shrink by, dedup and codec")
+    parser.add_argument(
+        "--min-ratio", type=float, metavar="R", help="the least that data may shrink by, dedup and codec"
+    )
     parser.add_argument("--max-index", type=parse_size, metavar="BYTES", help="the most memory that the index may need")
     add_source_arguments(parser)
     add_progress_argument(parser)
@@ -124,7 +126,9 @@ def broken_thresholds(fields: dict[str, Any], min_ratio: float | None, max_index
     if min_ratio is not None and chosen["ratio"] < min_ratio:
         problems.append(f"data shrinks {chosen['ratio']:.2f} times, not {min_ratio:.2f}")
     if max_index is not None and chosen["index_memory"] > max_index:
-        problems.append(f"the index needs {both_ways(chosen['index_memory'])} of memory, more than {both_ways(max_index)}")
+        problems.append(
+            f"the index needs {both_ways(chosen['index_memory'])} of memory, more than {both_ways(max_index)}"
+        )
     return problems
 
 
@@ -134,7 +138,9 @@ def recommended(fields: dict[str, Any]) -> dict[str, Any] | None:
     if choice is None:
         return None
     found: dict[str, Any] = next(
-        one for one in fields["profiles"] if (one["chunk_size"], one["codec"]) == (choice["chunk_size"], choice["codec"])
+        one
+        for one in fields["profiles"]
+        if (one["chunk_size"], one["codec"]) == (choice["chunk_size"], choice["codec"])
     )
     return found
 
@@ -158,7 +164,18 @@ def show(fields: dict[str, Any]) -> None:
     )
     print()
     print_table(
-        ["chunk, codec", "stored", "± 95 %", "ratio", "index RAM", "index disk", "manifests", "import", "4K read", "64K read"],
+        [
+            "chunk, codec",
+            "stored",
+            "± 95 %",
+            "ratio",
+            "index RAM",
+            "index disk",
+            "manifests",
+            "import",
+            "4K read",
+            "64K read",
+        ],
         [profile_row(one) for one in fields["profiles"]],
     )
     print()
@@ -190,7 +207,9 @@ def profile_row(one: dict[str, Any]) -> list[str]:
 def show_alignment(one: dict[str, Any]) -> None:
     """Print what the first partition's place does."""
     if one["warning"] and not one["measured"]:
-        print(f"warning: {one['source']}: the first partition begins at {one['first_partition']}, not on a 4 KiB boundary")
+        print(
+            f"warning: {one['source']}: the first partition begins at {one['first_partition']}, not on a 4 KiB boundary"
+        )
     for size, gain in one["gains"].items():
         if abs(gain) > 0.05:
             print(
@@ -247,7 +266,9 @@ def parse_chunk_sizes(text: str) -> tuple[int, ...]:
         found = tuple(sorted({parse_size(part) for part in text.split(",")}))
         if all(size & (size - 1) == 0 and 1 << 12 <= size <= 1 << 22 for size in found):
             return found
-    raise argparse.ArgumentTypeError(f"{text!r} are not chunk sizes: write 4K..4M, or 16K,64K (powers of two, 4K to 4M)")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} are not chunk sizes: write 4K..4M, or 16K,64K (powers of two, 4K to 4M)"
+    )
 
 
 def parse_rate(text: str) -> int:
@@ -268,7 +289,11 @@ def parse_weights(text: str) -> dict[str, float]:
             weights[axis.strip()] = float(value)
         except ValueError:
             weights[""] = -1.0
-    if set(weights) != set(AXES) or not all(0 <= value < 1e6 for value in weights.values()) or not any(weights.values()):
+    if (
+        set(weights) != set(AXES)
+        or not all(0 <= value < 1e6 for value in weights.values())
+        or not any(weights.values())
+    ):
         raise argparse.ArgumentTypeError(f"{text!r} are not weights: write {','.join(f'{axis}=1' for axis in AXES)}")
     return weights
 
