@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+from dataplane.analysis.strips import strips
 from dataplane.analysis.tuning import SizeFacts, Tuning
 from dataplane.engine import cpu
 from dataplane.engine.scan import chosen_variant
@@ -15,6 +16,9 @@ Fields = dict[str, Any]
 
 def tune_fields(tuning: Tuning) -> Fields:
     """Return everything that was found. Sizes are bytes; names that end in ``_low`` and ``_high`` bound 95 %."""
+    chosen = tuning.verdict.recommended
+    sizes = tuning.options.chunk_sizes
+    maps_size = sizes[len(sizes) // 2] if chosen is None else int(tuning.profiles[chosen]["chunk_size"])
     return {
         "complete": tuning.complete,
         "exact": tuning.rate == 1,
@@ -46,6 +50,8 @@ def tune_fields(tuning: Tuning) -> Fields:
             }
             for one in tuning.alignments
         ],
+        "maps_chunk_size": maps_size,
+        "maps": strips(tuning.logs, [source.virtual_size for source in tuning.sources], maps_size),
         "verdict": verdict_fields(tuning),
         "machine": {
             "threads": tuning.threads,
