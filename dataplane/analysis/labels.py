@@ -91,7 +91,7 @@ def list_partitions(path: Path, size: int) -> list[Partition]:
     """Return what partx finds; whatever leaves the disk is left out."""
     columns = "NR,START,SECTORS,TYPE,NAME"
     found = []
-    for line in run("partx", "--show", "--pairs", "-o", columns, str(path)).splitlines()[:PARTITIONS_MAX]:
+    for line in run("partx", "--pairs", "-o", columns, str(path)).splitlines()[:PARTITIONS_MAX]:
         fields = dict(field.split("=", 1) for field in shlex.split(line) if "=" in field)
         try:
             offset, length = int(fields["START"]) * SECTOR_SIZE, int(fields["SECTORS"]) * SECTOR_SIZE

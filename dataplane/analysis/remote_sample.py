@@ -40,6 +40,9 @@ CLASSES = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024, 4
 ROUNDS = 400
 """Of the fit: each makes the sample more likely, the last ones by nearly nothing."""
 
+UNSEEN_PAIRS = 3.0
+"""With 95 % confidence no more were expected where none was seen."""
+
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
@@ -144,9 +147,13 @@ def estimate(seen: Seen, chosen: Numbers, rate: float, chunk_size: int) -> Remot
     else:
         group = np.searchsorted(chosen, seen.units) % GROUPS
         left_out = [scaled(seen.digests[group != g], seen.lengths, rate * (1 - 1 / GROUPS)) for g in range(GROUPS)]
+        unseen = UNSEEN_PAIRS / rate**2 if len(seen.lengths) == len(seen.digests) else 0.0
         chunks, distinct, stored = (
             around(value, np.array([one[place] for one in left_out]), rate) for place, value in enumerate(whole)
         )
+        share_left = max(0.0, 1 - unseen / distinct.value) if distinct.value else 1.0
+        distinct = Estimate(distinct.value, distinct.low * share_left, distinct.high)
+        stored = Estimate(stored.value, stored.low * share_left, stored.high)
     data = Estimate(chunks.value * chunk_size, chunks.low * chunk_size, chunks.high * chunk_size)
     return RemoteSizes(data_size=data, storage_size=stored, chunks=chunks, distinct_chunks=distinct)
 
@@ -164,6 +171,8 @@ def scaled(digests: Numbers, lengths: Numbers, rate: float) -> tuple[float, floa
         return 0.0, 0.0, 0.0
     times = np.bincount(digests, minlength=len(lengths))
     met = times > 0
+    if times.max() == 1:
+        return len(digests) / rate, len(digests) / rate, float(lengths[met].sum()) / rate
     weights = weights_by_times(times[met], rate)
     return len(digests) / rate, float(weights.sum()), float((weights * lengths[met]).sum())
 
