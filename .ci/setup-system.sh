@@ -8,6 +8,7 @@ packages=(
     qemu-utils e2fsprogs                            # the demo and the tests make disks, and let qemu-img judge them
     postgresql                                      # the tests: a ledger and catalogue outside of SQLite
     mount xz-utils zstd bzip2 lz4 strace            # the tests: loop devices, wrappers to be refused, kills at every call
+    chromium-headless-shell                         # the tests look at reports as a browser shows them
 )
 
 installed() {

@@ -15,6 +15,9 @@ from dataplane.errors import UsageError
 SLICE_KEYS = 1 << 18
 """Keys that are looked at together: bounds the memory beside the keys themselves."""
 
+ROWS_AT_ONCE = 256
+"""Rows of a log that are copied together."""
+
 IMAGES_MAX = 1024
 """Sources in one run: their number takes ten of the 64 bits of a key at most."""
 
@@ -63,6 +66,9 @@ class ChunkCounts:
 
     def add(self, groups: Occurrences, bits: int) -> None:
         """Add groups, with all images of a digest together."""
+        if len(self.chunks) == 1:
+            self._add_of_one(groups)
+            return
         images = (groups.keys & np.uint64((1 << bits) - 1)).astype(np.int64)
         digests = groups.keys >> np.uint64(bits)
         starts = run_starts(digests)
@@ -73,14 +79,29 @@ class ChunkCounts:
         alone = starts[members == 1]
         self.only_here += np.bincount(images[alone], minlength=size)
         self.total_distinct += len(starts)
-        totals = np.add.reduceat(groups.counts, starts)
-        buckets = np.minimum(np.ceil(np.log2(totals)).astype(np.int64), REFERENCE_BUCKETS - 1)
-        self.references += np.bincount(buckets, minlength=REFERENCE_BUCKETS)
+        self._add_references(np.add.reduceat(groups.counts, starts))
         group_of = np.repeat(np.arange(len(starts)), members)
         for image in range(size):
             here = np.zeros(len(starts), dtype=bool)
             here[group_of[images == image]] = True
             self.shared[image] += np.bincount(images[here[group_of]], minlength=size)
+
+    def _add_of_one(self, groups: Occurrences) -> None:
+        """Add the groups of the only image: each is a distinct chunk."""
+        count = len(groups.keys)
+        self.chunks += int(groups.counts.sum())
+        self.distinct += count
+        self.only_here += count
+        self.total_distinct += count
+        self.shared += count
+        self._add_references(groups.counts)
+
+    def _add_references(self, totals: Counts) -> None:
+        """Note how often some distinct chunks occur; nearly all of them once."""
+        repeated = totals[totals > 1]
+        self.references[0] += len(totals) - len(repeated)
+        buckets = np.minimum(np.ceil(np.log2(repeated)).astype(np.int64), REFERENCE_BUCKETS - 1)
+        self.references += np.bincount(buckets, minlength=REFERENCE_BUCKETS)
 
     def scale(self, rate: int, chunks: Sequence[int]) -> None:
         """Make counts of sampled digests estimates for all: `chunks` are known exactly, the rest is `rate` times."""
@@ -108,10 +129,10 @@ def make_keys(levels: Sequence[Digests], bits: int) -> Digests:
     keys = np.empty(count, dtype=np.uint64)
     at = 0
     for image, level in enumerate(levels):
-        for start in range(0, level.shape[0], 64):
-            part = level[start : start + 64]
+        for start in range(0, level.shape[0], ROWS_AT_ONCE):
+            part = level[start : start + ROWS_AT_ONCE].reshape(-1)
             part = part[part > BLOCK_ZERO]
-            keys[at : at + len(part)] = to_keys(part, image, bits)
+            keys[at : at + len(part)] = to_keys(part, image, bits) if bits else part
             at += len(part)
     keys.sort()
     return keys

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.analysis.block_log import BlockLog, Digests, folded
-from dataplane.analysis.counting import ChunkCounts, count_keys, grouped, image_bits, make_keys, to_keys
+from dataplane.analysis.counting import ChunkCounts, count_keys, grouped, image_bits, make_keys, run_starts, to_keys
 from dataplane.analysis.estimate import Estimate, estimate_count
 from dataplane.analysis.sampled_keys import SampledKeys
 from dataplane.engine.survey import BLOCK_ZERO
@@ -103,8 +103,9 @@ def first_digests(keys: Digests, bits: int, wanted: int, seed: int) -> Digests:
         for groups in grouped(part, bits):
             if len(found) >= wanted:
                 break
-            found = np.concatenate((found, np.unique(groups.keys >> np.uint64(bits))))
-    return np.sort(found[:wanted])
+            digests = groups.keys >> np.uint64(bits)
+            found = np.concatenate((found, digests[run_starts(digests)][: wanted - len(found)]))
+    return np.sort(found)
 
 
 def find_first(logs: Sequence[BlockLog], levels: Sequence[Digests], size: int, digests: Digests) -> tuple[Offsets, ...]:
