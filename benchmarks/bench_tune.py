@@ -83,4 +83,9 @@ def test_fold(beside: Beside) -> None:
     """Rates are those of the digests that go in, beside one call of the digest kernel for all of them."""
     children = np.frombuffer(os.urandom(8 * BLOCKS * 1024), dtype=np.uint64)
     parents = np.empty(len(children) // 2, dtype=np.uint64)
-    beside(lambda: fold(children.data, parents.data), lambda: xxh3(children.view(np.uint8).data), named="XXH3-128", size=children.nbytes)
+    beside(
+        lambda: fold(children.data, parents.data),
+        lambda: xxh3(children.view(np.uint8).data),
+        named="XXH3-128",
+        size=children.nbytes,
+    )

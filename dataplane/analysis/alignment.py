@@ -20,8 +20,8 @@ class Alignment:
     """The first partition of a source begins at `offset` bytes.
 
     `gains` has, for each chunk size to which that is no multiple, the share of distinct bytes that this disk alone
-    would save if chunks began there (negative: it would cost). `off_block` partitions do not begin on a 4 KiB boundary, so
-    that nothing can be said without reading the disk again; `measured` is False then, and when a run is sampled.
+    would save if chunks began there (negative: it would cost). `off_block` partitions do not begin on a 4 KiB boundary,
+    so that nothing can be said without reading the disk again; `measured` is False then, and when a run is sampled.
     """
 
     source: int

@@ -37,8 +37,8 @@ class BlockLog:
     """What was found in neighbouring or distant windows of one disk, in disk order.
 
     `offsets` (bytes, int64) has one multiple of 4 MiB for each row of `digests`; a row has a value for each 4 KiB
-    block: 0 where nothing was read, 1 where all bytes are zero, else eight bytes of a digest. Windows that are not listed hold
-    nothing.
+    block: 0 where nothing was read, 1 where all bytes are zero, else eight bytes of a digest. Windows that are not
+    listed hold nothing.
     """
 
     offsets: npt.NDArray[np.int64]

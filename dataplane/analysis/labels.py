@@ -108,7 +108,7 @@ def list_partitions(path: Path, size: int) -> list[Partition]:
                     name=fields.get("NAME", ""),
                     filesystem="",
                     label="",
-                )  # fmt: skip
+                )
             )
     return sorted(found, key=lambda one: one.offset)
 

@@ -50,8 +50,8 @@ class Occupancy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """What all disks hold at `chunk_size`. `picks[i]` are ascending offsets on disk i of chunks to try codecs on: of all
-    distinct chunks a random sample (digests decide), each where it was met first."""
+    """What all disks hold at `chunk_size`. `picks[i]` are ascending offsets on disk i of chunks to try codecs on:
+    of all distinct chunks a random sample (digests decide), each where it was met first."""
 
     chunk_size: int
     occupancies: tuple[Occupancy, ...]
@@ -66,7 +66,8 @@ def exact_levels(logs: Sequence[BlockLog], virtual_sizes: Sequence[int], sizes: 
     """Yield a level for each of `sizes`, ascending powers of two, from whole logs.
 
     About `pick_count` chunks are picked (fewer when that is more than `pick_bytes`, but 32 at least), or the share
-    `pick_share` of all distinct ones without; `seed` (64 bits) says which. Memory: 8 bytes a block for keys and 4 for folding, beside the logs.
+    `pick_share` of all distinct ones without; `seed` (64 bits) says which. Memory: 8 bytes a block for keys and 4 for
+    folding, beside the logs.
     """
     levels = [log.digests for log in logs]
     for size in sizes:

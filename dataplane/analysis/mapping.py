@@ -15,7 +15,7 @@ from dataplane.analysis.ext4_free import free_blocks
 from dataplane.analysis.labels import Partition, partitions
 from dataplane.analysis.trial import Trials
 from dataplane.engine.codec import CodecProfile
-from dataplane.engine.survey import BLOCK_ABSENT, BLOCK_ZERO
+from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError
 from dataplane.extent import COLUMN_COUNT, COLUMNS, ExtentKind
 from dataplane.image_source import ImageSource

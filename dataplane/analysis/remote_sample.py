@@ -2,8 +2,8 @@
 
 Which chunks repeat cannot be seen in a sample, only guessed from those that repeat within it. Chunks are taken to fall
 into classes by how often they occur; the sizes of the classes are those under which the sample is most likely. A
-jackknife over groups of pieces gives the interval. Repeats that lie side by side, and chunks that occur a few times on a
-disk of which one per cent is fetched, mislead it: the interval is a judgement, not a proof.
+jackknife over groups of pieces gives the interval. Repeats that lie side by side, and chunks that occur a few times on
+a disk of which one per cent is fetched, mislead it: the interval is a judgement, not a proof.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RemoteSizes:
 
 @dataclass(slots=True)
 class Seen:
-    """Chunks that were fetched: of each its digest's number, its unit, and the stored length of each distinct digest."""
+    """Chunks that were fetched: the number of each one's digest, its unit, and the stored length of each digest."""
 
     digests: Numbers
     units: Numbers
@@ -67,8 +67,8 @@ class Seen:
 
 
 def measure_remotely(
-    source: ImageSource, share: float, chunk_size: int, codec: CodecProfile, threads: int, seed: int, progress: Progress,
-    cancelled: threading.Event | None,
+    source: ImageSource, share: float, chunk_size: int, codec: CodecProfile, threads: int, seed: int,
+    progress: Progress, cancelled: threading.Event | None,
 ) -> RemoteSizes:  # fmt: skip
     """Fetch about `share` of the data of a disk and return what that lets one expect. Raises as reading does."""
     unit = max(UNIT_SIZE, chunk_size)
@@ -98,8 +98,8 @@ def data_units(source: ImageSource, unit: int) -> Numbers:
 
 
 def fetch(
-    source: ImageSource, units: Numbers, unit: int, chunk_size: int, codec: CodecProfile, threads: int, progress: Progress,
-    cancelled: threading.Event | None,
+    source: ImageSource, units: Numbers, unit: int, chunk_size: int, codec: CodecProfile, threads: int,
+    progress: Progress, cancelled: threading.Event | None,
 ) -> Seen:  # fmt: skip
     """Fetch and compress the chunks of the chosen units."""
     ranges = np.stack((units * unit, np.minimum((units + 1) * unit, source.virtual_size)), axis=1)
@@ -166,7 +166,7 @@ def around(value: float, left_out: Floats, rate: float) -> Estimate:
 
 
 def scaled(digests: Numbers, lengths: Numbers, rate: float) -> tuple[float, float, float]:
-    """Return estimates of all chunks, the distinct ones, and their stored bytes, from chunks fetched with chance `rate`."""
+    """Return estimates of all chunks, distinct ones and their stored bytes; `rate` is the chance of being fetched."""
     if not len(digests):
         return 0.0, 0.0, 0.0
     times = np.bincount(digests, minlength=len(lengths))

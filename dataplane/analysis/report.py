@@ -29,6 +29,12 @@ def write_report(path: str | os.PathLike[str], fields: Mapping[str, object]) -> 
 def render(fields: Mapping[str, object]) -> str:
     """Return the page. Names of sources are hostile: nothing in the data can end the script that holds it."""
     data = json.dumps(fields, separators=(",", ":"))
-    for mark, code in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
+    for mark, code in (
+        ("&", "\\u0026"),
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("\u2028", "\\u2028"),
+        ("\u2029", "\\u2029"),
+    ):
         data = data.replace(mark, code)
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, data, 1)

@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """`shared[i, j]`: stored bytes of the distinct chunks that images i and j both have; the diagonal is `storage_size`."""
+    """`shared[i, j]`: stored bytes of distinct chunks that images i and j both have; the diagonal is `storage_size`."""
 
     names: tuple[str, ...]
     shared: npt.NDArray[np.int64]
@@ -31,9 +31,9 @@ class Sharing:
 
 
 def sharing(store: Store) -> Sharing:
-    """Return what all images of a store share. Reads every manifest; memory: some 64 bytes for each chunk of each image.
+    """Return what all images of a store share. Reads every manifest.
 
-    Images of different dedup domains share nothing. Raises Corrupt.
+    Memory: some 64 bytes for each chunk of each image. Images of different dedup domains share nothing. Raises Corrupt.
     """
     index = store.index()
     pins = store.pins()

@@ -105,7 +105,7 @@ class Tuning:
 class Tuner:
     """Reads sources one after the other, then finds the answer. Sources stay open until ``finish`` returns.
 
-    Memory: exact, 24 bytes for each 4 KiB block that holds data and some 64 MiB; sampled, at most 128 MiB.
+    Memory: exact, 24 bytes for each 4 KiB block that holds data and some 75 MiB; sampled, at most 128 MiB.
     """
 
     def __init__(

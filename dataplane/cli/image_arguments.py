@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from dataplane.image_source import ImageSource
 
 IMAGES_HELP = (
-    "a file, a block device, an http(s) URL, a pattern of paths, or a store followed by the name (or a pattern of names) "
-    "of its images"
+    "a file, a block device, an http(s) URL, a pattern of paths, or a store followed by the name (or a pattern of "
+    "names) of its images"
 )
 PATTERN_MARKS = frozenset("*?[")
 

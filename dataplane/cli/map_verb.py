@@ -118,6 +118,6 @@ def show(fields: dict[str, Any]) -> None:
         print(f"partition {one['number']}: {human_size(one['length'])} at {one['offset']}: {what}")
     for one in fields["free_blocks"]:
         print(
-            f"partition {one['partition']}: {human_size(one['junk_size'])} of {human_size(one['free_size'])} in free blocks"
-            f" is not zero ({one['junk_share']:.1%})"
+            f"partition {one['partition']}: {human_size(one['junk_size'])} of {human_size(one['free_size'])} in free"
+            f" blocks is not zero ({one['junk_share']:.1%})"
         )

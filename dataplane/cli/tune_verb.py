@@ -13,7 +13,7 @@ from dataplane.cli.sizes import both_ways, human_size, parse_size
 from dataplane.cli.sources import add_source_arguments
 
 if TYPE_CHECKING:
-    from dataplane.analysis.tuning import Tuner, TuneOptions
+    from dataplane.analysis.tuning import Tuner
 
 AXES = ("space", "memory", "speed", "read")
 TRACE_REQUESTS_MAX = 10_000_000
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read every source once and print the answer; 6 when a threshold is not met, 130 when interrupted."""
     from dataplane.analysis.tune_fields import tune_fields
-    from dataplane.analysis.tuning import Tuner, TuneOptions
+    from dataplane.analysis.tuning import TuneOptions, Tuner
     from dataplane.cli.exits import INTERRUPTED, OK, THRESHOLD
     from dataplane.cli.output import print_json
     from dataplane.errors import UsageError
@@ -225,15 +225,16 @@ def show_verdict(fields: dict[str, Any]) -> None:
         print(f"no profile has an index that fits {both_ways(verdict['ram'])}: allow more with --ram")
         return
     print(
-        f"use --chunk-size {short(chosen['chunk_size'])} --codec {chosen['codec']}: {human_size(chosen['total_size'])} in all,"
-        f" {chosen['ratio']:.2f} times less than the data; index {human_size(chosen['index_memory'])} of memory"
+        f"use --chunk-size {short(chosen['chunk_size'])} --codec {chosen['codec']}:"
+        f" {human_size(chosen['total_size'])} in all, {chosen['ratio']:.2f} times less than the data; index {human_size(chosen['index_memory'])} of memory"
     )
     if verdict["knee"] is not None:
         print(f"the curve of size over chunk size has its knee at {short(verdict['knee'])}")
     for one in verdict["neighbours"]:
         print(
-            f"  {short(one['chunk_size'])}: {signed(one['total_size'])} in all, {signed(one['index_memory'])} of memory,"
-            f" {one['import_seconds']:+.2f} s of import, {one['read_amplification_64k']:+.1f} of 64 KiB read amplification"
+            f"  {short(one['chunk_size'])}: {signed(one['total_size'])} in all,"
+            f" {signed(one['index_memory'])} of memory, {one['import_seconds']:+.2f} s of import,"
+            f" {one['read_amplification_64k']:+.1f} of 64 KiB read amplification"
         )
     if fields["ci"] is not None:
         print("ci: passed" if fields["ci"]["passed"] else "ci: " + "; ".join(fields["ci"]["problems"]))

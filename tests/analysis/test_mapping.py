@@ -149,7 +149,9 @@ def test_hostile_superblock_is_survived(seed: int, ext4: Path, tmp_path: Path) -
     chance = random.Random(seed)
     disk = bytearray(ext4.read_bytes())
     for _ in range(8):
-        at = PARTITION + chance.choice([1024 + chance.choice([4, 20, 24, 32, 96, 206, 254, 336]), 4096 + chance.randrange(192)])
+        at = PARTITION + chance.choice(
+            [1024 + chance.choice([4, 20, 24, 32, 96, 206, 254, 336]), 4096 + chance.randrange(192)]
+        )
         disk[at : at + 4] = chance.choice([bytes(4), b"\xff" * 4, chance.randbytes(4)])
     path = write_sparse(tmp_path / "disk", bytes(disk))
     with open_source(str(path)) as source:
@@ -171,6 +173,6 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(b"x" * MIB)
     with open_source(str(path)) as source:
-        for wrong in ({"cells": 0}, {"cells": 1 << 20}, {"chunk_size": 5000}):
+        for cells, chunk_size in ((0, SIZE), (1 << 20, SIZE), (1, 5000)):
             with pytest.raises(UsageError):
-                map_disk(source, **wrong)
+                map_disk(source, cells=cells, chunk_size=chunk_size)

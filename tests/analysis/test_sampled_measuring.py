@@ -50,7 +50,9 @@ def test_interval_covers_the_truth_for_most_seeds(disk: Path) -> None:
         exact = measure([source], chunk_size=16 * KIB).total.storage_size
         hits = 0
         for number in range(60):
-            found = measure_sampled([source], share=0.05, chunk_size=16 * KIB, seed=random.Random(number).getrandbits(64))
+            found = measure_sampled(
+                [source], share=0.05, chunk_size=16 * KIB, seed=random.Random(number).getrandbits(64)
+            )
             size = found.sources[0].storage_size
             hits += size.low <= exact <= size.high
             assert size.low < size.value < size.high

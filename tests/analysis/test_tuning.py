@@ -16,7 +16,7 @@ from dataplane import Store, import_image, open_source
 from dataplane.analysis import costs
 from dataplane.analysis.estimate import Estimate, estimate_count, estimate_sum, student95
 from dataplane.analysis.tune_fields import tune_fields
-from dataplane.analysis.tuning import Tuner, TuneOptions, Tuning
+from dataplane.analysis.tuning import TuneOptions, Tuner, Tuning
 from dataplane.analysis.verdict import judge, knee
 from dataplane.errors import UsageError
 from dataplane.ingest.progress import Progress
@@ -158,7 +158,7 @@ def partitioned(content: bytes, start: int) -> bytes:
 
 
 def test_alignment_tells_a_partition_that_is_off(tmp_path: Path) -> None:
-    """64 KiB blocks that repeat in the partition, which begins 4 KiB off: chunks at 0 see none of it, those there all."""
+    """64 KiB blocks that repeat in the partition, which begins 4 KiB off: chunks at 0 miss that."""
     chance = random.Random(4)
     blocks = [chance.randbytes(64 * KIB) for _ in range(8)]
     content = b"".join(chance.choice(blocks) for _ in range(160))
@@ -220,7 +220,7 @@ def test_student_quantiles() -> None:
 
 
 def test_sums_of_samples_are_covered_by_their_intervals() -> None:
-    """1,000 samples of 5 % of chunks whose lengths are those of a disk: half of them barely compress, half very well."""
+    """1,000 samples of 5 % of chunks whose lengths are those of a disk: half of them barely compress, half do well."""
     chance = np.random.default_rng(11)
     lengths = np.concatenate((chance.integers(200, 9000, 1000), chance.integers(50_000, 65_536, 1000)))
     hits = 0

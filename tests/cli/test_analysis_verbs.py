@@ -79,8 +79,8 @@ def test_tune_trace(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--chunk-sizes", "5K"), ("--chunk-sizes", "8M"), ("--sample", "1/3"), ("--weights", "beauty=1"), ("--weights", "space"),
-     ("--codecs", "lzma"), ("--sample", "1/4", "--trace", "/dev/null")],
+    [("--chunk-sizes", "5K"), ("--chunk-sizes", "8M"), ("--sample", "1/3"), ("--weights", "beauty=1"),
+     ("--weights", "space"), ("--codecs", "lzma"), ("--sample", "1/4", "--trace", "/dev/null")],
 )  # fmt: skip
 def test_tune_wrong_arguments(folder: Path, arguments: tuple[str, ...]) -> None:
     if arguments[-1] == "/dev/null":
@@ -136,7 +136,9 @@ def test_measure_sample(folder: Path) -> None:
 
 
 def test_map(folder: Path) -> None:
-    found = json.loads(dataplane("map", folder / "b.raw", "--against", folder / "store", "a", "--cells", 64, "--json").stdout)
+    found = json.loads(
+        dataplane("map", folder / "b.raw", "--against", folder / "store", "a", "--cells", 64, "--json").stdout
+    )
     assert sum(found["totals"].values()) == found["virtual_size"] == 6 * MIB
     assert {cell["shared_with"] for cell in found["cells"][:30]} >= {"a"}
     assert not any(cell["shared"] for cell in found["cells"][40:-1] if cell["shared_with"] not in ("a", None))
@@ -167,7 +169,13 @@ def browser() -> str:
 
 def rendered(page: Path, profile: Path) -> str:
     """Return the document as it is after its script ran."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--virtual-time-budget=5000"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=5000",
+    ]
     done = subprocess.run(
         [browser(), *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
@@ -180,7 +188,10 @@ def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> N
     found = tune(folder / "a.raw", folder / "b.raw", hostile, "--report", page)
     text = page.read_text()
     assert len(text) < MIB // 3
-    assert not re.search(r"(src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)|url\(|@import|fetch\(", text.split('type="application/json"')[0])
+    assert not re.search(
+        r"(src|href)\s*=|https?://(?!www\.w3\.org/2000/svg)|url\(|@import|fetch\(",
+        text.split('type="application/json"')[0],
+    )
     embedded = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert embedded
     assert json.loads(embedded[1]) == found
