@@ -226,7 +226,8 @@ def show_verdict(fields: dict[str, Any]) -> None:
         return
     print(
         f"use --chunk-size {short(chosen['chunk_size'])} --codec {chosen['codec']}:"
-        f" {human_size(chosen['total_size'])} in all, {chosen['ratio']:.2f} times less than the data; index {human_size(chosen['index_memory'])} of memory"
+        f" {human_size(chosen['total_size'])} in all, {chosen['ratio']:.2f} times less than the data;"
+        f" index {human_size(chosen['index_memory'])} of memory"
     )
     if verdict["knee"] is not None:
         print(f"the curve of size over chunk size has its knee at {short(verdict['knee'])}")
