@@ -8,7 +8,7 @@ packages=(
     libseccomp2                                     # workers filter their system calls with it
     qemu-utils e2fsprogs                            # the demo and the tests make disks, and let qemu-img judge them
     postgresql                                      # the tests: a ledger and catalogue outside of SQLite
-    mount xz-utils zstd bzip2 lz4                   # the tests: loop devices, wrappers to be refused
+    mount xz-utils zstd bzip2 lz4 strace            # the tests: loop devices, wrappers to be refused, kills of repair
     xfsprogs                                        # the tests: power cuts on a file system of their own
 )
 

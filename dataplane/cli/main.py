@@ -26,6 +26,9 @@ VERBS = {
     "verify": "read stored chunks again and say what is hurt",
     "repair": "set damaged files aside and put back what can be had",
     "measure": "say what images would take in a store, without one",
+    "tune": "find the chunk size and codec that suit some images",
+    "map": "show where an image has data, and what it shares",
+    "diff": "show what differs between two images of a store",
     "doctor": "show CPU features, kernel variants and library versions",
 }
 VERB_GROUP = "dataplane.verbs"

@@ -13,17 +13,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("name", metavar="NAME", nargs="?", help="an image; without it the whole store is shown")
+    parser.add_argument("--matrix", action="store_true", help="show how much every two images share")
     parser.add_argument("--json", action="store_true", help="print the sizes as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the sizes."""
     from dataplane.cli.output import print_fields, print_json
+    from dataplane.errors import UsageError
     from dataplane.store.store import Store
 
+    if args.matrix and args.name is not None:
+        raise UsageError("--matrix is about all images of a store: leave NAME out")
     with Store.open(args.store) as store:
+        if args.matrix:
+            return show_matrix(store, as_json=args.json)
         fields = store_fields(store) if args.name is None else image_fields(store, args.name)
     (print_json if args.json else print_fields)(fields)
+    return 0
+
+
+def show_matrix(store: Store, *, as_json: bool) -> int:
+    """Print the stored bytes that every two images share, and which share of the row's image that is."""
+    from dataplane.analysis.sharing import sharing
+    from dataplane.cli.output import print_json, print_table
+    from dataplane.cli.sizes import human_size
+
+    found = sharing(store)
+    shared, containment = found.shared.tolist(), found.containment().round(4).tolist()
+    if as_json:
+        print_json({"images": list(found.names), "shared_size": shared, "containment": containment})
+        return 0
+    rows = [
+        [name, *(f"{human_size(size)} {share:.0%}" for size, share in zip(shared[row], containment[row], strict=True))]
+        for row, name in enumerate(found.names)
+    ]
+    print_table(["shared, of the row's image", *found.names], rows)
     return 0
 
 

@@ -1,0 +1,19 @@
+"""The survey: threads read the windows of a plan and write down a short digest of every 4 KiB block, for analysis."""
+
+from _typeshed import ReadableBuffer, WriteableBuffer
+
+from dataplane._native.plan import Plan
+from dataplane._native.window import Window
+
+class Survey:
+    """A range of windows of one plan, shared by the threads that read them; each brings its own Window."""
+
+    def __init__(self, plan: Plan, fds: list[int], log: ReadableBuffer, first: int) -> None: ...
+    def work(self, window: Window) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def read_bytes(self) -> int: ...
+    @property
+    def windows_done(self) -> int: ...
+
+def note_window(window: Window, row: WriteableBuffer) -> None: ...
