@@ -42,7 +42,7 @@ def in_namespace(script: str, *arguments: object) -> subprocess.CompletedProcess
         + [str(argument) for argument in arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

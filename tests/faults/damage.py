@@ -38,8 +38,8 @@ class Patient:
         self.heal(self._kept)
 
     def files(self) -> list[Path]:
-        """Return every file but locks, and but what SQLite keeps only while a ledger is open."""
-        passing = ("lock", "gc.lock", "ledger.sqlite3-wal", "ledger.sqlite3-shm")
+        """Return every file but locks, the reserve, and what SQLite keeps only while a ledger is open."""
+        passing = ("lock", "gc.lock", "reserve", "ledger.sqlite3-wal", "ledger.sqlite3-shm")
         return sorted(path for path in self.path.rglob("*") if path.is_file() and path.name not in passing)
 
     def size(self) -> int:

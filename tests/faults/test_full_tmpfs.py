@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ FULL = """
 set -e
 mount -t tmpfs -o size=12m none "$1"
 cd "$1"
-python=$2 kept=$3 gone=$4 left=$5
+python=$2 kept=$3 gone=$4 left=$5 big=$6
 "$python" -m dataplane init store --chunk-size 4K >/dev/null 2>&1
 "$python" -m dataplane import store "$kept" --name kept --progress none >/dev/null
 "$python" -m dataplane import store "$gone" --name gone --progress none >/dev/null
@@ -28,7 +29,7 @@ cat /dev/zero >filler 2>/dev/null
 rm -f left
 "$python" -m dataplane ls store >/dev/null && echo listed
 "$python" -m dataplane export store kept - --progress none 2>/dev/null | cmp - "$kept" && echo readable
-"$python" -m dataplane import store "$1/filler" --name new --progress none && echo imported
+"$python" -m dataplane import store "$big" --name new --progress none && echo imported
 "$python" -m dataplane rm store gone && echo removed
 "$python" -m dataplane undelete store gone && echo undeleted
 "$python" -m dataplane rm store gone && echo removed again
@@ -47,8 +48,9 @@ def full_disk(folder: Path, left: int) -> subprocess.CompletedProcess[str]:
     (folder / "mnt").mkdir()
     kept, gone = folder / "kept", folder / "gone"
     kept.write_bytes(disk_bytes(512 * KIB, seed=1, block=4 * KIB))
+    (folder / "big").write_bytes(random.Random(1).randbytes(4096 * KIB))
     gone.write_bytes(disk_bytes(8192 * KIB, seed=2, block=4 * KIB))
-    return in_namespace(FULL, folder / "mnt", sys.executable, kept, gone, left)
+    return in_namespace(FULL, folder / "mnt", sys.executable, kept, gone, left, folder / "big")
 
 
 def assert_usable(folder: Path, left: int) -> None:

@@ -19,7 +19,7 @@ from tests.faults.shim import EVERY, GROWING, Fault, Kind, Mode
 ERRORS = {"ENOSPC": GROWING, "EDQUOT": GROWING, "EFBIG": Kind.WRITE | Kind.RESIZE, "EIO": EVERY}
 """Errors, and the calls that may give them."""
 SINGLE = [script for script, commands in SCRIPTS.items() if len(commands) == 1]
-SLICE = 6
+SLICE = 15
 """In `make test` a call in so many fails."""
 
 

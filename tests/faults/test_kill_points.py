@@ -15,7 +15,7 @@ from tests.faults.forker import KILLED, Forker
 from tests.faults.scripts import SCRIPTS, assert_sound, benches, states_of
 from tests.faults.shim import Fault, Kind, Mode
 
-SLICE = 12
+SLICE = 5
 """In `make test` every script is killed at so many points, evenly spread."""
 
 

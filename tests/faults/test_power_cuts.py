@@ -23,7 +23,7 @@ from tests.faults.shim import EVERY, Fault, Kind, Mode
 
 WRITING = [script for script in SCRIPTS if script not in ("export", "verify", "a day")]
 RANDOM_CUTS = 100
-SLICE = 9
+SLICE = 4
 """In `make test` the power is cut at so many points of two scripts."""
 
 
