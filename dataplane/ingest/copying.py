@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from dataplane.engine.window import Window
-from dataplane.extent import WINDOW_SIZE
 from dataplane.ingest.crew import run_crew, thread_count
-from dataplane.ingest.exporting import load_verified, verified_feed
 from dataplane.ingest.importing import PreparedImport, prepare_import
 from dataplane.ingest.progress import Progress
+from dataplane.ingest.verified_windows import VerifiedWindows
 from dataplane.store.store import Store
 from dataplane.store.stored_image import StoredImage
 
@@ -48,11 +46,11 @@ def prepare_copy(
 
 def verify(image: StoredImage, threads: int, cancelled: threading.Event | None) -> None:
     """Read every chunk of the image and compare it with its id. Raises Corrupt or Cancelled."""
-    feed = verified_feed(image, Progress(), cancelled)
+    windows = VerifiedWindows(image, Progress(), cancelled)
 
     def work() -> None:
-        window = Window(WINDOW_SIZE, image.root.chunk_size, image.key)
-        while (claim := feed.claim()) is not None:
-            load_verified(feed, claim, window)
+        window = windows.window()
+        while (claim := windows.claim()) is not None:
+            windows.load(claim, window)
 
-    run_crew(work, threads, feed.stop)
+    run_crew(work, threads, windows.stop)

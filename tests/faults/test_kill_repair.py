@@ -12,7 +12,6 @@ import pytest
 
 from dataplane.store.store import Store
 from tests.disks import KIB
-from tests.faults.test_kill_points import can_trace
 from tests.upkeep.test_repair import PACK_HARM, assert_whole, bring, disk, flip, hurt_chunk, place_of
 
 CALLS = ("pwrite64", "write", "fsync", "fdatasync", "rename", "link", "unlink", "unlinkat", "mkdir", "ftruncate")
@@ -35,6 +34,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bring(store, folder, "b")
         bring(store, folder, "c", domain="folder")
     return folder
+
+
+def can_trace() -> bool:
+    """Tell whether strace is there and may trace here."""
+    if shutil.which("strace") is None:
+        return False
+    tried = subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 def repair_killed(folder: Path, call: str, number: int) -> bool:
