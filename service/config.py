@@ -181,6 +181,7 @@ class ServeConfig(WorkConfig):
     tls: Tls = field(default_factory=Tls)
     quotas: Quotas = field(default_factory=Quotas)
     rest_listen: Address | None = None
+    database: str | None = None  # None: a file in the store's folder
 
     def __post_init__(self) -> None:
         WorkConfig.__post_init__(self)
@@ -221,6 +222,7 @@ class ServeConfig(WorkConfig):
             ),
             quotas=quotas_of(settings),
             rest_listen=_address(settings, "rest_listen"),
+            database=settings.text("database"),
         )
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
+from urllib.parse import urlsplit
 
 from service import settings
 from service.settings import Settings, Value
@@ -12,11 +14,28 @@ from service.settings import Settings, Value
 
 def show(args: argparse.Namespace) -> int:
     """Print the settings that `dataplane serve` with the same arguments would have. Raises UsageError."""
-    resolved = settings.resolve(args)
+    resolved = without_passwords(settings.resolve(args))
     sys.stdout.write(_as_json(resolved) if args.json else _as_table(resolved))
     for name in resolved.unknown_variables:
         sys.stderr.write(f"dataplane: {name} is ignored: it is no setting\n")
     return 0
+
+
+def without_passwords(resolved: Settings) -> Settings:
+    """Return settings that may be shown."""
+    hidden = {
+        setting.key: replace(sourced, value=without_password(sourced.value))
+        for setting in settings.SETTINGS
+        if setting.hides_password and isinstance((sourced := resolved.values[setting.key]).value, str)
+    }
+    return replace(resolved, values={**resolved.values, **hidden})
+
+
+def without_password(url: str) -> str:
+    """Return a database's URL without password and options."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}"
 
 
 def _as_json(resolved: Settings) -> str:

@@ -58,7 +58,7 @@ def serve(config: ServeConfig, settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     logs.configure_from(settings)
-    with _open_store(config) as store, contextlib.closing(Database.at_path(store.ledger_path)) as database:
+    with _open_store(config) as store, contextlib.closing(Database.beside(store)) as database:
         database.write(schema.create_tables)
         with Server(config, store, database) as server:
             server.wait_until_ready()
@@ -166,8 +166,13 @@ def _open_store(config: ServeConfig) -> Iterator[Store]:
     try:
         store = Store.open(config.store_path)
     except StoreMissing:
-        store = Store.create(config.store_path)
+        store = Store.create(config.store_path, ledger_url=config.database)
     with store:
+        if config.database is not None and store.ledger_url != config.database:
+            raise UsageError(
+                f"--database is not where store {config.store_path} keeps its ledger: start without it, or with another"
+                " --data"
+            )
         yield store
 
 

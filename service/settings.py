@@ -41,6 +41,8 @@ class Setting:
     default: Value = None
     metavar: str = "VALUE"
     help: str
+    hides_password: bool = False
+    """Whether it is a URL whose password and options are not shown."""
 
     @property
     def flag(self) -> str:
@@ -55,6 +57,12 @@ class Setting:
 
 SETTINGS = (
     Setting(key="data", metavar="DIR", help="folder of the store and the catalogue; made when missing"),
+    Setting(
+        key="database",
+        metavar="URL",
+        help="PostgreSQL database for the catalogue and a new store's ledger, instead of a file in the data folder",
+        hides_password=True,
+    ),
     Setting(key="listen", default="127.0.0.1:9443", metavar="HOST:PORT", help="gRPC; port 0 is any free one"),
     Setting(key="announce", metavar="HOST:PORT", help="address told to SDKs; default: the one listened on"),
     Setting(

@@ -68,7 +68,7 @@ def _confine(config: WorkerConfig) -> None:
 
 def work(config: WorkerConfig, store: Store, draining: threading.Event) -> None:
     """Run operations until `draining` is set."""
-    database = Database.at_path(store.ledger_path)
+    database = Database.beside(store)
     runner = Runner(
         database=database,
         store=store,

@@ -38,7 +38,7 @@ def run(config: WorkConfig, settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     logs.configure_from(settings)
-    with Store.open(config.store_path) as store, contextlib.closing(Database.at_path(store.ledger_path)) as database:
+    with Store.open(config.store_path) as store, contextlib.closing(Database.beside(store)) as database:
         metrics = Metrics()
         metrics.watch_queue(partial(queue.figures, database))
         traces = tracing.start() if config.traces else None

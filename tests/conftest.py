@@ -38,14 +38,13 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
 
 
 @pytest.fixture(autouse=True)
-def chosen_ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With DATAPLANE_TEST_LEDGER=postgresql, stores that tests create keep their ledgers there."""
-    if os.environ.get("DATAPLANE_TEST_LEDGER") != "postgresql":
+def chosen_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PostgreSQL is chosen, stores that tests create keep their ledgers there."""
+    if postgres.CHOICE not in os.environ:
         return
-    server: postgres.PostgresServer = request.getfixturevalue("postgres_server")
     create = Store.create
 
     def create_there(path: str | os.PathLike[str], **options: Any) -> Store:
-        return create(path, **{"ledger_url": server.new_database()} | options)
+        return create(path, **{"ledger_url": postgres.chosen_database()} | options)
 
     monkeypatch.setattr(Store, "create", create_there)

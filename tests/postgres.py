@@ -18,6 +18,9 @@ import psycopg
 
 START_TIMEOUT_S = 60.0
 
+CHOICE = "DATAPLANE_TEST_POSTGRESQL"
+"""The variable that makes tests of stores and of the service use PostgreSQL: the URL of any database there."""
+
 
 def programs() -> Path | None:
     """Return the folder of the newest PostgreSQL's programs, which Debian keeps off the path; None without one."""
@@ -38,10 +41,21 @@ class PostgresServer:
 
     def new_database(self) -> str:
         """Create an empty database and return its URL."""
-        name = f"t{secrets.token_hex(8)}"
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
-        return self.url(name)
+        return new_database(self.url("postgres"))
+
+
+def new_database(url: str) -> str:
+    """Create an empty database on the server of the database at `url`, and return its URL."""
+    name = f"t{secrets.token_hex(8)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+def chosen_database() -> str | None:
+    """Return the URL of a new database when the tests are told to use PostgreSQL, by a URL in the environment."""
+    url = os.environ.get(CHOICE)
+    return None if url is None else new_database(url)
 
 
 @contextmanager

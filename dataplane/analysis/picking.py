@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.extent import COLUMN_COUNT, COLUMNS, ExtentCodec, ExtentKind
-from dataplane.formats.batches import Rows, fill_gaps
 from dataplane.image_source import ImageSource
 
 _OFFSET, _LENGTH, _KIND, _CODEC = (COLUMNS.index(name) for name in ("offset", "length", "kind", "codec"))
 _SOURCE_OFFSET, _SOURCE_LENGTH = COLUMNS.index("source_offset"), COLUMNS.index("source_length")
 _DECODED_OFFSET = COLUMNS.index("decoded_offset")
+
+Rows = npt.NDArray[np.int64]
+"""Extents: shape (n, COLUMN_COUNT)."""
 
 Ranges = npt.NDArray[np.int64]
 """Ranges of a disk: rows (start, end), bytes, ascending, without overlap."""
@@ -74,3 +76,20 @@ def intersect(data: Rows, ranges: Ranges) -> Rows:
     pieces[raw, _SOURCE_LENGTH] = (stops - begins)[raw]
     pieces[~raw, _DECODED_OFFSET] += skipped[~raw]
     return pieces
+
+
+def fill_gaps(rows: Rows, start: int, end: int) -> Rows:
+    """Return ``rows`` with HOLE rows put in, so that they cover ``[start, end)`` without a gap."""
+    edges = np.concatenate((rows[:, _OFFSET], [end]))  # where each gap ends
+    begins = np.concatenate(([start], rows[:, _OFFSET] + rows[:, _LENGTH]))
+    gaps = np.flatnonzero(edges > begins)
+    filled = np.zeros((len(rows) + len(gaps), COLUMN_COUNT), dtype=np.int64)
+    # A gap goes in front of the row with its number; gaps in front of it push each row on.
+    hole_at = gaps + np.arange(len(gaps))
+    is_row = np.ones(len(filled), dtype=bool)
+    is_row[hole_at] = False
+    filled[is_row] = rows
+    filled[hole_at, _OFFSET] = begins[gaps]
+    filled[hole_at, _LENGTH] = (edges - begins)[gaps]
+    filled[hole_at, _KIND] = ExtentKind.HOLE
+    return filled

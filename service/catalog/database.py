@@ -1,4 +1,4 @@
-"""Connections to the catalogue: short transactions, the right locks on SQLite, bounded retries."""
+"""Connections to the catalogue: short transactions, the right locks or isolation, bounded retries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from dataplane.errors import IoFailed, NoSpace
+from dataplane import Store
+from dataplane.errors import IoFailed, NoSpace, StoreLocked
 from service.catalog.group_commit import Change, GroupCommit
 from service.faults import Busy
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0
-ATTEMPTS_MAX = 5
+ATTEMPTS_MAX = 8
 _SERIALIZATION_STATES = ("40001", "40P01")  # SQL states: serialization failure, deadlock
 
 
@@ -28,12 +29,31 @@ class Database:
     """A pool of connections to one catalogue. Safe to share between threads, never between processes."""
 
     def __init__(self, url: sa.URL) -> None:
-        self.engine = sa.create_engine(url, pool_size=8, max_overflow=24, pool_timeout=BUSY_TIMEOUT_S)
+        options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY_TIMEOUT_S}
+        if url.get_backend_name() == "postgresql":
+            # Serializable: what a change has read still holds when it commits, or it runs again.
+            options |= {"isolation_level": "SERIALIZABLE", "pool_pre_ping": True}
+        self.engine = sa.create_engine(url, **options)
+        self._reading: dict[str, Any] = {"reads_only": True}
+        if self.engine.dialect.name == "postgresql":
+            self._reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._writer: GroupCommit | None = None
         if self.engine.dialect.name == "sqlite":
             self._writer = GroupCommit(self._commit)
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
+
+    @classmethod
+    def beside(cls, store: Store) -> Database:
+        """Open the database that holds the store's ledger: one transaction can change both."""
+        if store.ledger_url is None:
+            return cls.at_path(store.ledger_path)
+        return cls.at_url(store.ledger_url)
+
+    @classmethod
+    def at_url(cls, url: str) -> Database:
+        """Open a PostgreSQL database, named as its own programs do: ``postgresql://USER@HOST/DATABASE``."""
+        return cls(sa.make_url(url).set(drivername="postgresql+psycopg"))
 
     @classmethod
     def at_path(cls, path: Path) -> Database:
@@ -43,7 +63,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Give a connection whose statements see one state of the catalogue; waits for no writer."""
-        with self.engine.connect().execution_options(reads_only=True) as connection, connection.begin():
+        with self.engine.connect().execution_options(**self._reading) as connection, connection.begin():
             yield connection
 
     def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
@@ -66,6 +86,9 @@ class Database:
             except DBAPIError as error:
                 _raise_if_disk_failed(error)
                 if not _is_conflict(error):
+                    raise
+            except StoreLocked:  # the ledger's statements, in this transaction, met those of another one
+                if self.engine.dialect.name == "sqlite":
                     raise
         raise Busy("the catalogue is busy: try again")
 
@@ -114,7 +137,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _raise_if_disk_failed(error: DBAPIError) -> None:
     name = getattr(error.orig, "sqlite_errorname", "") or ""
-    if name.startswith("SQLITE_FULL"):
+    if name.startswith("SQLITE_FULL") or getattr(error.orig, "sqlstate", None) == "53100":
         raise NoSpace("no space left while the catalogue was written: free space and try again") from error
     if name.startswith("SQLITE_IOERR"):
         raise IoFailed("the catalogue cannot be written: the operating system reports an I/O error") from error

@@ -29,6 +29,7 @@ from service.operations.use_cases import Operations
 from service.quotas import Quotas
 from service.registration import new_grpc_server, register
 from service.sealing import Sealer
+from tests.postgres import chosen_database
 
 ANNOUNCED = "127.0.0.1:9443"
 TOKEN = (("authorization", "Bearer test"),)
@@ -118,10 +119,15 @@ class ControlPlane:
 
 @contextmanager
 def running(
-    folder: Path, *, quotas: Quotas | None = None, authenticator: AnyAuthenticator | None = None
+    folder: Path,
+    *,
+    quotas: Quotas | None = None,
+    authenticator: AnyAuthenticator | None = None,
+    database_url: str | None = None,
 ) -> Iterator[ControlPlane]:
-    """Run a control plane whose catalogue lies in `folder`."""
-    database = Database.at_path(folder / f"{new_id('c')}.sqlite3")
+    """Run a control plane whose catalogue lies in `folder`, or at `database_url`."""
+    url = database_url or chosen_database()
+    database = Database.at_path(folder / f"{new_id('c')}.sqlite3") if url is None else Database.at_url(url)
     database.write(schema.create_tables)
     contents, sealer = FakeContents(), Sealer.at_path(folder / "key")
     who = authenticator or DevAuthenticator()

@@ -21,6 +21,7 @@ from service._pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2_grp
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
+from tests.postgres import chosen_database
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ class Serving:
         self.store = data / "store"
         self.log = data.with_name(f"{data.name}.log")
         command = [*DATAPLANE, "serve", "--data", str(data), "--listen", "127.0.0.1:0", "--workers", str(workers)]
+        if not data.exists() and (url := chosen_database()) is not None:
+            command += ["--database", url]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *flags],

@@ -24,7 +24,7 @@ from dataplane.store.store import Store
 from dataplane.upkeep.gc import collect
 from dataplane.upkeep.scrub import scrub
 from tests.disks import KIB, MIB, disk_bytes, write_sparse
-from tests.postgres import PostgresServer
+from tests.postgres import CHOICE, PostgresServer
 
 CHUNK_SIZE = 16 * KIB
 
@@ -194,8 +194,8 @@ def test_foreign_connection_is_refused(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_suites_of_the_store_pass_on_postgresql(root: Path) -> None:
+def test_suites_of_the_store_pass_on_postgresql(root: Path, postgres_server: PostgresServer) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/store/test_store.py", "tests/upkeep"]
-    environment = os.environ | {"DATAPLANE_TEST_LEDGER": "postgresql"}
+    environment = os.environ | {CHOICE: postgres_server.url("postgres")}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
