@@ -99,7 +99,7 @@ class Server:
         )
         self._rest = _rest(config, self._grpc, self._transport)
         self._pruner = Pruner(database)
-        self._supervisor = watched_workers(database, config, self._metrics, self._tracing)
+        self._supervisor = watched_workers(database, store, config, self._metrics, self._tracing)
         self._stop_metrics = self._metrics.listen(config.metrics_listen) if config.metrics_listen else None
 
     def __enter__(self) -> Server:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from dataplane import Store
+from dataplane.errors import DataplaneError
 from service.catalog import operation_rows
 from service.catalog.database import Database
 from service.config import WorkConfig, WorkerConfig, worker_owner
@@ -166,16 +168,32 @@ class Supervisor:
             log.warning("lease of a dead worker not ended early", worker=slot.owner, reason=str(error))
 
 
-def watched_workers(database: Database, config: WorkConfig, metrics: Metrics, traces: Tracing | None) -> Supervisor:
-    """Return the workers that `config` asks for, whose figures go to `metrics` and whose operations become traces."""
+def clear_abandoned(store: Store) -> None:
+    """Clear away what killed processes left of their work; what resists waits for the next time."""
+    try:
+        store.clear_abandoned()
+    except DataplaneError as error:
+        log.warning("leftovers not cleared", reason=str(error))
+
+
+def watched_workers(
+    database: Database, store: Store, config: WorkConfig, metrics: Metrics, traces: Tracing | None
+) -> Supervisor:
+    """Return the workers that `config` asks for, whose figures go to `metrics` and whose operations become traces.
+
+    What a dead one leaves in the store is cleared away, and so is what earlier ones have left.
+    """
 
     def reported(report: Report) -> None:
         metrics.operation_ended(report)
         if traces is not None:
             traces.operation_ended(report)
 
-    supervisor = Supervisor(
-        database, config.for_worker, workers=config.workers, reported=reported, died=metrics.worker_died
-    )
+    def died() -> None:
+        metrics.worker_died()
+        clear_abandoned(store)
+
+    clear_abandoned(store)
+    supervisor = Supervisor(database, config.for_worker, workers=config.workers, reported=reported, died=died)
     metrics.workers_are(supervisor.count)
     return supervisor

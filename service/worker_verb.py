@@ -42,7 +42,7 @@ def run(config: WorkConfig, settings: Settings) -> int:
         metrics = Metrics()
         metrics.watch_queue(partial(queue.figures, database))
         traces = tracing.start() if config.traces else None
-        supervisor = watched_workers(database, config, metrics, traces)
+        supervisor = watched_workers(database, store, config, metrics, traces)
         stop_metrics = metrics.listen(config.metrics_listen) if config.metrics_listen else None
         supervisor.start()
         try:

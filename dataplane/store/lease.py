@@ -138,7 +138,8 @@ def lease_rows(ledger: Ledger) -> list[LeaseRow]:
 def drop_dead_leases(layout: Layout, ledger: Ledger) -> int:
     """Remove the rows of processes that are gone, as their locks tell; return how many."""
     dead = [row.id for row in lease_rows(ledger) if is_abandoned(layout.temporary / row.id)]
-    give_up(ledger, dead)
+    if dead:
+        give_up(ledger, dead)
     return len(dead)
 
 

@@ -18,12 +18,13 @@ from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 from dataplane.store import format as fmt
 from dataplane.store.checkpoints import forget_checkpoints
 from dataplane.store.layout import Layout, naming, sync_folder, write_file
-from dataplane.store.lease import Lease, reading
+from dataplane.store.lease import Lease, drop_dead_leases, reading
 from dataplane.store.ledger import Ledger
 from dataplane.store.ledger_place import create_ledger_database, open_ledger_database, read_ledger_url
 from dataplane.store.pack import read_range
 from dataplane.store.pins import Pin
 from dataplane.store.runs import Index, RunVanished
+from dataplane.store.workspace import LOCK_NAME, held, remove_abandoned
 
 INDEX_TRIES = 8
 """The collector may replace runs between reading their names and opening them."""
@@ -157,6 +158,12 @@ class Store:
     def lease(self, purpose: str) -> Lease:
         """Take a lease for work that will add to the store, or rely on chunks that no image pins yet."""
         return Lease(self.layout, self.ledger, purpose)
+
+    def clear_abandoned(self) -> None:
+        """Remove what killed processes left of their work: their leases, and their folders. Raises IoFailed."""
+        drop_dead_leases(self.layout, self.ledger)
+        with naming(self.layout.temporary, "clearing"), held(self.layout.temporary / LOCK_NAME):
+            remove_abandoned(self.layout)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Pin]:

@@ -28,6 +28,7 @@ from dataplane.store.runs import map_file, write_runs
 from dataplane.store.store import Store
 from dataplane.store.stored_image import StoredImage
 from dataplane.upkeep.deleting import remove_orphans
+from dataplane.upkeep.derived import damaged_counts
 from dataplane.upkeep.donors import Donor, ask
 from dataplane.upkeep.gc import only_collector
 from dataplane.upkeep.hurt_images import HurtImage, hurt_images
@@ -122,7 +123,7 @@ class Repair:
         report.healed_chunks = sum(index.find(id) is not None for id in damaged)
         self._note_what_is_lost()
         report.hurt = hurt_images(store, store.index(), (), self._pins())
-        if damage or missing:
+        if damage or missing or damaged_counts(store):
             forget_counts(store)  # sizes were counted of chunks that were there
         remove_orphans(store, self._lease)
         self._progress.stage = "done"

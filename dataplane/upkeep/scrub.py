@@ -21,9 +21,10 @@ from dataplane.ingest.feed import Claim, Feed
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.pack import read_domain_tag, read_range, read_table
-from dataplane.store.runs import Index, RunVanished, check_run
+from dataplane.store.runs import Index
 from dataplane.store.store import Store
 from dataplane.upkeep.deleting import find_strays
+from dataplane.upkeep.derived import damaged_counts, damaged_runs
 from dataplane.upkeep.marking import add_image
 from dataplane.upkeep.pack_contents import PackContents, PackPiece, Selection, StoredObject
 
@@ -98,7 +99,7 @@ def scrub(
     work = Scrub(store, index, selection, progress or Progress(), cancelled)
     work.run(thread_count(threads), None if seconds_max is None else started + seconds_max)
     if name is None:
-        work.report.run_damage = damaged_runs(store)
+        work.report.run_damage = [*damaged_runs(store), *damaged_counts(store)]
         work.report.strays = find_strays(store)
     work.report.seconds = time.monotonic() - started
     return work.report
@@ -213,21 +214,6 @@ class Scrub:
     def _hurt(self, damage: Damage) -> None:
         with self._lock:
             self.report.damage.append(damage)
-
-
-def damaged_runs(store: Store) -> list[str]:
-    """Read every run again and return what is wrong with them."""
-    problems = []
-    for run in store.ledger.runs():
-        try:
-            check_run(store.layout, run)
-        except RunVanished:
-            # A collection replaces runs; one that the ledger still names is lost.
-            if run in store.ledger.runs():
-                problems.append(f"run {run.hex()}.run is missing from the store")
-        except DataplaneError as error:
-            problems.append(str(error))
-    return problems
 
 
 def key_of_pack(store: Store, index: Index, keys: list[bytes], pack: bytes) -> tuple[bytes | None, str | None]:

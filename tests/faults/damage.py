@@ -39,7 +39,10 @@ class Patient:
 
     def files(self) -> list[Path]:
         """Return every file but locks, the reserve, and what SQLite keeps only while a ledger is open."""
-        passing = ("lock", "gc.lock", "reserve", "ledger.sqlite3-wal", "ledger.sqlite3-shm")
+        passing = (
+            *("lock", "gc.lock", "index.lock", "counts.lock"),
+            *("reserve", "ledger.sqlite3-wal", "ledger.sqlite3-shm"),
+        )
         return sorted(path for path in self.path.rglob("*") if path.is_file() and path.name not in passing)
 
     def size(self) -> int:
