@@ -23,7 +23,7 @@ from dataplane.errors import Corrupt, DataplaneError
 from dataplane.limits import MIB, PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.counted_roots import pending
-from dataplane.store.layout import sync_folder
+from dataplane.store.layout import naming, sync_folder
 from dataplane.store.lease import Lease
 from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, merged_pieces, pick_group
 from dataplane.store.run_file import write_entries
@@ -75,7 +75,7 @@ def update_counts(store: Store, *, wait: bool = True, entries_max: int = MERGED_
     with trying_lock(store.layout.counts_lock, wait=wait) as alone:
         if not alone:
             return False
-        with store.lease("count") as lease:
+        with store.lease("count") as lease, naming(store.layout.counts, "counting in"):
             try:
                 Counting(store, lease).run(entries_max)
             except CountsDamaged:

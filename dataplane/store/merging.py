@@ -69,12 +69,12 @@ def arranging_runs(store: Store, *, wait: bool = True) -> AbstractContextManager
 
 def merge_small_runs(store: Store) -> int:
     """Merge what imports have made, where that is quick; return how many runs went. What is left is for gc."""
-    if not pick_group(store.ledger.run_sizes(), ENTRIES_PER_RUN_MAX):
-        return 0
-    with contextlib.suppress(DataplaneError), arranging_runs(store, wait=False) as alone:
-        if alone:
-            with store.lease("merge") as lease:
-                return merge_runs(store, lease, ENTRIES_PER_RUN_MAX)
+    with contextlib.suppress(DataplaneError):
+        if pick_group(store.ledger.run_sizes(), ENTRIES_PER_RUN_MAX):
+            with arranging_runs(store, wait=False) as alone:
+                if alone:
+                    with store.lease("merge") as lease:
+                        return merge_runs(store, lease, ENTRIES_PER_RUN_MAX)
     return 0
 
 
