@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import shutil
 import struct
@@ -40,6 +41,7 @@ class CutDisk:
 
     def unmount(self) -> None:
         """Unmount it."""
+        gc.collect()  # stores that this process has looked at may still be mapped
         run("umount", self.mount_point)
 
     def cut(self) -> None:
