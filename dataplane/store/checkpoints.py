@@ -128,3 +128,9 @@ def forget_expired(ledger: Ledger, saved_before: int) -> int:
     statement = f"DELETE FROM checkpoints WHERE saved_at <= ? AND {_NOT_HELD}"  # noqa: S608
     with ledger.transaction() as connection:
         return connection.execute(statement, (saved_before,)).rowcount
+
+
+def forget_all(ledger: Ledger) -> int:
+    """Forget every checkpoint; return how many. Imports at work save theirs again."""
+    with ledger.transaction() as connection:
+        return connection.execute("DELETE FROM checkpoints").rowcount

@@ -19,6 +19,7 @@ from dataplane.errors import Corrupt, DataplaneError
 from dataplane.image_source import ImageSource
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
+from dataplane.store.checkpoints import forget_all
 from dataplane.store.counting import forget_counts
 from dataplane.store.lease import Lease, drop_dead_leases
 from dataplane.store.merging import arranging_runs, replace_runs
@@ -125,6 +126,7 @@ class Repair:
         report.hurt = hurt_images(store, store.index(), (), self._pins())
         if damage or missing or damaged_counts(store):
             forget_counts(store)  # sizes were counted of chunks that were there
+            forget_all(store.ledger)  # what they name may be lost; imports that are begun again begin at the start
         remove_orphans(store, self._lease)
         self._progress.stage = "done"
 

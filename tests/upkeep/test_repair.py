@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from dataplane.formats.probe import open_source
 from dataplane.ingest.exporting import export_image
 from dataplane.ingest.importing import import_image
 from dataplane.store import merging
+from dataplane.store.checkpoints import Checkpoint, checkpoints, save_checkpoint
 from dataplane.store.recounting import recount_store
 from dataplane.store.statistics import store_sizes
 from dataplane.store.store import Store
@@ -29,14 +31,13 @@ from dataplane.upkeep.ledger_rebuild import what_is_wrong_with
 from dataplane.upkeep.repair import RepairReport, images_of, repair
 from dataplane.upkeep.scrub import scrub
 from tests.disks import KIB, disk_bytes, write_sparse
+from tests.postgres import CHOICE
 
 CHUNK = 4 * KIB
 SIZE = 200 * KIB
 
 
-with_a_ledger_file = pytest.mark.skipif(
-    os.environ.get("DATAPLANE_TEST_LEDGER") == "postgresql", reason="a server keeps its databases whole itself"
-)
+with_a_ledger_file = pytest.mark.skipif(CHOICE in os.environ, reason="a server keeps its databases whole itself")
 
 
 def disk(folder: Path, name: str) -> Path:
@@ -380,6 +381,39 @@ def test_donor_that_is_damaged_itself_gives_what_it_has(path: Path, tmp_path: Pa
         report: RepairReport = repair(path, images_of(other))
     assert report.healed_chunks == 2
     assert report.hurt == []
+
+
+def test_hurt_counts_are_noticed_and_made_anew(path: Path) -> None:
+    with Store.open(path) as store:
+        assert store_sizes(store) == recount_store(store)
+    file = min((path / "counts").iterdir())
+    flip(file, 70)
+    with Store.open(path) as store:
+        assert any(file.name in problem for problem in scrub(store, threads=1).run_damage)
+    assert repair(path).hurt == []
+    with Store.open(path) as store:
+        assert store_sizes(store) == recount_store(store)
+        assert scrub(store, threads=1).run_damage == []
+
+
+def test_checkpoints_that_name_what_is_lost_do_not_stop_the_collector(path: Path) -> None:
+    with Store.open(path) as store:
+        pin = store.pin("a")
+        file, at, length = place_of(path, "a", -1)
+        with store.ledger.transaction() as connection:
+            save_checkpoint(
+                connection,
+                Checkpoint(
+                    lease="gone", owner="", source=b"s", domain=pin.domain, root=pin.root, position=0,
+                    saved_at=time.time_ns() // 1000,
+                ),
+            )  # fmt: skip
+        store.unpin("a")
+    flip(file, at + length // 2)
+    repair(path)
+    with Store.open(path) as store:
+        assert checkpoints(store.ledger) == []
+    assert_whole(path, "b", "c")
 
 
 def test_command(path: Path, tmp_path: Path) -> None:
