@@ -115,5 +115,5 @@ def test_data_file_that_is_a_device(tmp_path: Path, make_device: MakeDevice) -> 
 def test_device_shorter_than_its_image_is_cut_short(make_device: MakeDevice) -> None:
     image = Image(2 * MIB, clusters={31: ("data", b"x" * 65536)}).write()
     device = make_device(image[:-512])
-    with pytest.raises(InvalidImage, match="cut short|not in the file"):
+    with pytest.raises(InvalidImage, match=r"cut short|not in the file"):
         content_of(device)

@@ -1,4 +1,4 @@
-"""Disks of 8 TiB: opened and measured in moments when they are empty, in bounded memory when they are full of tables."""
+"""Disks of 8 TiB: measured in moments when they are empty, in bounded memory when they are full of tables."""
 
 from __future__ import annotations
 

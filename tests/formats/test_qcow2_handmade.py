@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -187,6 +188,38 @@ def test_virtual_size_of_zero_is_an_empty_disk(tmp_path: Path) -> None:
 def test_l1_table_longer_than_needed_is_accepted(tmp_path: Path) -> None:
     content, _ = opened(tmp_path, small(l1_entries=7))
     assert content == b"a" * CLUSTER + bytes(2 * CLUSTER) == qemu_content(tmp_path / "disk")
+
+
+def test_entries_behind_the_needed_l1_table_mean_nothing(tmp_path: Path) -> None:
+    """As in an image that was shrunk: entries that would be refused, in a table that goes on."""
+    file = bytearray(small(l1_entries=9).write())
+    for number, entry in enumerate([1 << 62, (1 << 64) - 1, 1 << 50, CLUSTER + 512, 1 << 63 | 3 * CLUSTER], 1):
+        at = 2 * CLUSTER + 8 * number
+        file[at : at + 8] = entry.to_bytes(8, "big")
+    content, _ = opened(tmp_path, bytes(file))
+    assert content == b"a" * CLUSTER + bytes(2 * CLUSTER) == qemu_content(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("over", [-512, -1, 0, 1, 512])
+@pytest.mark.parametrize("extended", [0, EXTENDED_L2])
+def test_virtual_size_around_the_end_of_the_last_l1_entry(tmp_path: Path, over: int, extended: int) -> None:
+    """An entry more is needed from the first byte behind; qemu-img refuses such a table too."""
+    bits = 14 if extended else 9
+    span = (1 << bits) * ((1 << bits) // (16 if extended else 8))
+    last = (2 * span >> bits) - 1
+    image = Image(2 * span + over, cluster_bits=bits, clusters={last: ("data", b"z" * (1 << bits))}, l1_entries=2)
+    image.incompatible = extended
+    if over <= 0:
+        content, _ = opened(tmp_path, image)
+        assert len(content) == -(-image.virtual_size // 512) * 512
+        assert content[: image.virtual_size] == bytes(last << bits) + b"z" * (image.virtual_size - (last << bits))
+        judged = qemu_content(tmp_path / "disk")  # without the part sector
+        assert judged == content[: len(judged)]
+        return
+    refused(tmp_path, image, InvalidImage, "2 L1 entries, but the virtual size takes 3")
+    if over == 512:  # of a part sector qemu does not know
+        done = subprocess.run(["qemu-img", "info", tmp_path / "disk"], capture_output=True, text=True, check=False)
+        assert "L1 table is too small" in done.stderr
 
 
 @pytest.mark.parametrize("size", [(1 << 50) + 1, 1 << 62, (1 << 64) - 1])

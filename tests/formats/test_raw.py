@@ -11,9 +11,13 @@ from dataplane.byte_reader import ByteReader
 from dataplane.errors import InvalidImage
 from dataplane.extent import WINDOW_SIZE, Extent, ExtentKind
 from dataplane.formats import raw
+from dataplane.formats.probe import open_source
 from dataplane.formats.raw import RawSource
+from dataplane.ingest.importing import import_image
 from dataplane.readers.file import FileReader
-from tests.formats.helpers import checked_content
+from dataplane.store.store import Store
+from tests.formats.direct import MIB
+from tests.formats.helpers import checked_content, content_of, qemu_content
 from tests.oracles.extents import checked_extents
 
 
@@ -65,6 +69,29 @@ def test_part_sector_is_padded_with_zeros(tmp_path: Path, size: int) -> None:
     assert extents[0] == Extent(0, size, ExtentKind.DATA, 0, 0, 0, size)
     if size % 512:
         assert extents[1:] == [Extent(size, -size % 512, ExtentKind.ZERO)]
+
+
+@pytest.mark.parametrize("size", [1, 1000, MIB - 1, MIB + 1, 5 * MIB + 511])
+@pytest.mark.parametrize("tail", ["data", "hole"])
+def test_any_size_reads_and_imports_as_in_qemu(tmp_path: Path, size: int, tail: str) -> None:
+    """Through the probe and into a store: what qemu-img makes of the file gives the same root."""
+    path = tmp_path / "disk"
+    path.write_bytes(b"\xeb" + bytes(size - 1) if tail == "hole" else b"\xeb" * size)
+    if tail == "hole":
+        os.truncate(path, 1)
+        os.truncate(path, size)
+    judged = qemu_content(path, form="raw")
+    content, _ = content_of(path)
+    assert content == path.read_bytes() + bytes(-size % 512)
+    assert content == judged.ljust(len(content), b"\0")
+    (tmp_path / "padded").write_bytes(content)
+    with Store.create(tmp_path / "store") as store:
+        roots = set()
+        for name in ("disk", "padded"):
+            with open_source(tmp_path / name) as source:
+                assert source.format == "raw"
+                roots.add(import_image(store, source, name=name).root)
+    assert len(roots) == 1
 
 
 def test_holes_of_the_file_system(tmp_path: Path) -> None:

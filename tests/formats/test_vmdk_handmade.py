@@ -103,6 +103,20 @@ def test_primary_directory_counts_and_the_redundant_one_stands_in(tmp_path: Path
         assert content == b"a" * GRAIN + bytes(GRAIN) + b"b" * GRAIN + bytes(400 * 512 - 3 * GRAIN)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("footer", [False, True])
+def test_directory_that_counts_is_the_one_of_qemu(tmp_path: Path, is_packed: bool, footer: bool) -> None:
+    """The two directories contradict each other: the primary one counts, unless there is no other than the copy."""
+    changes: dict[str, Any] = {"redundant": True, "stale_copy": True, "footer": footer}
+    content, _ = opened(tmp_path, (packed if is_packed else small)(**changes))
+    assert content[:GRAIN] == b"a" * GRAIN
+    assert content == qemu_content(tmp_path / "disk.vmdk", form="vmdk")
+    # Without the primary one the copy counts, and this one says that nothing is there.
+    where = {"footer_fields" if footer else "fields": {"directory": 0}}
+    content, _ = opened(tmp_path, (packed if is_packed else small)(**changes, **where))
+    assert content == bytes(400 * 512) == qemu_content(tmp_path / "disk.vmdk", form="vmdk")
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
@@ -233,6 +247,29 @@ def test_descriptor_with_every_kind_of_extent(tmp_path: Path) -> None:
     cow = bytes(512) + b"c" * 512 + bytes(4498 * 512) + b"d" * 512 + bytes(499 * 512)
     assert content == b"f" * 1024 + bytes(126 * 512) + sparse + bytes(112 * 512) + sparse[:-512] + cow + b"0" * 512
     assert ExtentKind.ZERO in {row.kind for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("kind", "extents"),
+    [
+        ("vmfs", ['RW 5 VMFS "flat"']),
+        ("vmfs", ['RW 3 VMFS "flat"', 'RW 4 VMFS "flat b"']),
+        ("vmfsSparse", ['RW 5000 VMFSSPARSE "cow"']),
+        ("monolithicFlat", ['RW 3 FLAT "flat" 2']),
+        ("twoGbMaxExtentFlat", ['RW 5 FLAT "flat" 0', 'RW 2 FLAT "flat b" 1']),
+        ("twoGbMaxExtentSparse", ['RW 400 SPARSE "sparse"', 'RW 400 SPARSE "sparse b"']),
+    ],
+)
+def test_descriptor_of_every_type_reads_as_in_qemu(tmp_path: Path, kind: str, extents: list[str]) -> None:
+    (tmp_path / "flat").write_bytes(random.Random(1).randbytes(5 * 512))
+    (tmp_path / "flat b").write_bytes(random.Random(2).randbytes(4 * 512))
+    (tmp_path / "cow").write_bytes(cowd(5000, {1: b"c" * 512, 4500: b"d" * 512}))
+    (tmp_path / "sparse").write_bytes(small(text=None).write())
+    (tmp_path / "sparse b").write_bytes(small(text=None, grains={1: b"z" * GRAIN}).write())
+    path = listed(tmp_path, *extents, kind=kind)
+    content, _ = content_at(open_vmdk, path, extent_dir=tmp_path)
+    assert any(content)
+    assert content == qemu_content(path, form="vmdk")
 
 
 def test_descriptor_without_a_folder_says_what_to_give(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Sparse:
     compression: int | None = None
     entries: dict[int, int] = field(default_factory=dict)  # grain index -> entry, as it is
     tables: dict[int, int] = field(default_factory=dict)  # table index -> sector, as it is
+    stale_copy: bool = False  # the redundant tables name no grains
     marker: dict[int, tuple[int, int]] = field(default_factory=dict)  # grain index -> LBA and size, as they are
     pad_last: bool = True  # a packed last grain holds what lies behind the end of the disk
     fields: dict[str, int] = field(default_factory=dict)  # of the header, as they are, in sectors
@@ -78,7 +79,7 @@ class Sparse:
         for index, entry in self.entries.items():
             entries[index] = entry
 
-        def directory(at: int) -> bytes:
+        def directory(at: int, entries: list[int]) -> bytes:
             places = [
                 self.tables.get(number, at + directory_sectors + number * table_sectors) for number in range(count)
             ]
@@ -95,8 +96,8 @@ class Sparse:
         if self.text is not None:
             file += self.text.ljust(text_sectors * SECTOR, b"\0")
         if self.redundant:
-            file += directory(redundant_at)
-        file += directory(directory_at)
+            file += directory(redundant_at, [0] * len(entries) if self.stale_copy else entries)
+        file += directory(directory_at, entries)
         file = file.ljust(first * SECTOR, b"\0") + data
         if self.footer:
             file += struct.pack("<QII", 1, 0, 3).ljust(SECTOR, b"\0")
