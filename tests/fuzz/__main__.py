@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import random
 import resource
 import sys
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["dataplane.formats", "dataplane.readers"]):
+# Checksums have no branches worth finding, and are slow enough as they are.
+with atheris.instrument_imports(
+    include=["dataplane.formats", "dataplane.readers"], exclude=["dataplane.formats.crc32c"]
+):
+    from tests.fuzz.mutants import mutant
     from tests.fuzz.targets import INPUT_SIZE_MAX, TARGETS
 
     # Parsers are imported when they are first used, and only what is imported here is guided by coverage.
@@ -53,7 +58,15 @@ def main() -> None:
     def run_input(content: bytes) -> None:
         run(content)
 
-    atheris.Setup([sys.argv[0], *options, str(corpus)], run_input)
+    piece_size = TARGETS[args.target].piece_size
+
+    def mutate(content: bytes, size_max: int, seed: int) -> bytes:
+        draw = random.Random(seed)
+        made = mutant(draw, content, piece_size) if draw.random() < 0.7 else atheris.Mutate(content, size_max)
+        return made[:size_max]
+
+    more = {} if piece_size is None else {"custom_mutator": mutate}
+    atheris.Setup([sys.argv[0], *options, str(corpus)], run_input, **more)
     atheris.Fuzz()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,19 +17,21 @@ from dataplane.formats.known import KNOWN, Extras, recognise
 from dataplane.formats.raw import RawSource
 from tests.formats.qcow2_writer import EXTENDED_L2, EXTERNAL_DATA, Image, Snapshot
 from tests.fuzz.contract import MemoryReader, check_source
+from tests.fuzz.vhdx import IMAGE_SIZE_MAX, PIECE_SIZE, file_of_pages, own_images, pages_of, remembering_sums, sealed
 
 INPUT_SIZE_MAX = 4 << 20
-IMAGE_SIZE_MAX = 16 << 20
-PAGE_SIZE = 4096
-PAGES_MAX = IMAGE_SIZE_MAX // PAGE_SIZE
 
 
 @dataclass(frozen=True)
 class Target:
-    """``run`` returns whether it could read an input; any exception is a defect. ``seeds`` are valid images."""
+    """``run`` returns whether it could read an input; any exception is a defect. ``seeds`` are valid images.
+
+    Inputs made of equal pieces, each with fields at its beginning, have a ``piece_size`` in bytes.
+    """
 
     run: Callable[[bytes], bool]
     seeds: Callable[[], Iterator[bytes]]
+    piece_size: int | None = None
 
 
 def run_probe(content: bytes) -> bool:
@@ -89,25 +90,16 @@ def seeds_of_vmdk() -> Iterator[bytes]:
 
 
 def run_vhdx(content: bytes) -> bool:
-    """Read the image that the pages of the input make: every VHDX has MiBs of zeros between a few pages."""
-    pages = [
-        (struct.unpack_from("<H", content, at)[0] % PAGES_MAX, content[at + 2 : at + 2 + PAGE_SIZE])
-        for at in range(0, len(content) - PAGE_SIZE - 1, PAGE_SIZE + 2)
-    ]
-    file = bytearray(PAGE_SIZE * (1 + max((number for number, _ in pages), default=0)))
-    for number, page in pages:
-        file[number * PAGE_SIZE : (number + 1) * PAGE_SIZE] = page
-    return run_format("vhdx")(bytes(file))
+    """Read the image that the pages of the input make, as it is, and where that fails with its checksums put right."""
+    file = file_of_pages(content)
+    with remembering_sums():
+        return run_format("vhdx")(file) or run_format("vhdx")(sealed(file))
 
 
 def seeds_of_vhdx() -> Iterator[bytes]:
-    """Yield the pages of images of qemu-img that are not zero, each behind its number."""
-    for image in seeds_of_qemu("vhdx")():
-        numbers = range(-(-len(image) // PAGE_SIZE))
-        pages = [(number, image[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]) for number in numbers]
-        # The last page is there whatever it holds, because it gives the file its length.
-        kept = [(number, page) for number, page in pages if any(page) or number == numbers[-1]]
-        yield b"".join(struct.pack("<H", number) + page.ljust(PAGE_SIZE, b"\0") for number, page in kept)
+    """Yield images of qemu-img and of the tests' own writer, as pages."""
+    for image in (*seeds_of_qemu("vhdx")(), *own_images()):
+        yield pages_of(image)
 
 
 def run_format(name: str) -> Callable[[bytes], bool]:
@@ -187,6 +179,6 @@ TARGETS = {
     "qcow2": Target(run_qcow2, seeds_of_qcow2),
     "vmdk": Target(run_vmdk, seeds_of_vmdk),
     "vhd": Target(run_format("vhd"), seeds_of_qemu("vhd")),
-    "vhdx": Target(run_vhdx, seeds_of_vhdx),
+    "vhdx": Target(run_vhdx, seeds_of_vhdx, PIECE_SIZE),
     "vdi": Target(run_format("vdi"), seeds_of_qemu("vdi")),
 }
