@@ -95,7 +95,7 @@ def seal_vhd(file: bytes) -> bytes:
     """Return a VHD with the checksums of its footers and header put right."""
     made = bytearray(file)
     for at, size, sum_at in ((0, 512, 64), (512, 1024, 36), (len(made) - 512, 512, 64)):
-        if 0 <= at <= len(made) - size and made[at : at + 8] in (b"conectix", b"cxsparse"):
+        if 0 <= at <= len(made) - size and file[at : at + 8] in (b"conectix", b"cxsparse"):
             made[at : at + size] = vhd_sealed(bytes(made[at : at + size]), sum_at)
     return bytes(made)
 

@@ -21,7 +21,7 @@ from tests.fuzz.vhdx import file_of_pages, sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 PEAK_MAX = 64 << 20
-MUTANTS = {"vhdx": 120}
+MUTANTS = {"vhdx": 60}
 """Where not 250: the checksums of a VHDX take a while."""
 
 

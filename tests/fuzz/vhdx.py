@@ -72,13 +72,17 @@ def sealed(file: bytes) -> bytes:
 
 def own_images() -> Iterator[bytes]:
     """Yield images that qemu-img does not make: every state of a block, optional items, blocks out of order."""
+
+    def block(content: bytes) -> bytes:
+        return content.ljust(1 << 20, b"\0")  # pages of zeros take no room in an input
+
     states: dict[int, bytes | int] = {1: writer.ZERO, 2: writer.UNDEFINED, 3: writer.UNMAPPED | 7 << 20}
     images = [
-        writer.Vhdx(7 << 20, {6: b"y" * 4096, 0: b"x" * 4096, 5: writer.DRAFT_UNMAPPED, **states}),
-        writer.Vhdx(3 << 20, {0: b"a" * 512}, sector_size=4096, headers=(writer.header(1), bytes(4096))),
+        writer.Vhdx(7 << 20, {6: block(b"y"), 0: block(b"x"), 5: writer.DRAFT_UNMAPPED, **states}),
+        writer.Vhdx(3 << 20, {0: block(b"a")}, sector_size=4096, headers=(writer.header(1), bytes(4096))),
         writer.Vhdx(
             (1 << 20) + 512,
-            {1: b"end" * 100},
+            {1: block(b"end")},
             more_items=[(writer.IDENTIFIER[:-1] + "7", b"anything", 1), (writer.DISK_SIZE, b"mine", 1)],
         ),
     ]
