@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import empty_pb2, json_format, timestamp_pb2
@@ -105,11 +107,10 @@ def image_message(image: Image) -> image_pb2.Image:
         status=image_pb2.Image.Status.ValueType(image.status),
         pooled=spec.pooled,
     )
-    json_format.ParseDict(spec.os, message.os, ignore_unknown_fields=True)
+    if spec.os:
+        message.os.CopyFrom(_os(json.dumps(spec.os)))
     if spec.hardware_generation is not None:
-        hardware = hardware_generation_pb2.HardwareGeneration()
-        json_format.ParseDict(spec.hardware_generation, hardware, ignore_unknown_fields=True)
-        message.hardware_generation.CopyFrom(hardware)
+        message.hardware_generation.CopyFrom(_hardware(json.dumps(spec.hardware_generation)))
     if image.content is not None:
         message.storage_size = image.content.storage_size
         message.size = disk_size_for(image.content.virtual_size)
@@ -221,6 +222,19 @@ def bindings_result(changes: Iterable[BindingChange]) -> access.AccessBindingsOp
 def timestamp(time_us: int) -> timestamp_pb2.Timestamp:
     """Return microseconds since 1970 as a protobuf timestamp."""
     return timestamp_pb2.Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+
+
+# Parsing is slow, and there are few kinds of machine. What these return is shared: it is copied, never changed.
+
+
+@lru_cache(maxsize=1024)
+def _os(text: str) -> image_pb2.Os:
+    return json_format.Parse(text, image_pb2.Os(), ignore_unknown_fields=True)
+
+
+@lru_cache(maxsize=1024)
+def _hardware(text: str) -> hardware_generation_pb2.HardwareGeneration:
+    return json_format.Parse(text, hardware_generation_pb2.HardwareGeneration(), ignore_unknown_fields=True)
 
 
 def _to_json(message: Message) -> Json:

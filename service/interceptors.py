@@ -53,6 +53,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         """`ended` is told of every call: its method, code and seconds."""
         self._authenticator = authenticator
         self._ended = ended
+        self._wrapped: dict[str, tuple[Any, Any]] = {}  # by method: its handler and that one, wrapped
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
@@ -62,6 +63,12 @@ class CallInterceptor(grpc.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.startswith("/grpc."):  # health and reflection look after themselves
             return handler
+        known = self._wrapped.get(method)  # gRPC asks at every call
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+        return known[1]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         decode = _tolerant(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -134,8 +141,10 @@ class _Call:
         elapsed_s = time.monotonic() - self._began_s
         if self._ended is not None:
             self._ended(self.method, code, elapsed_s)
-        is_read = self.method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
-        write = log.debug if is_read and code == "OK" else log.info
+        is_quiet = code == "OK" and self.method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
+        if is_quiet and not log.shows_debug():
+            return
+        write = log.debug if is_quiet else log.info
         fields = {"request_id": self.request_id, "subject": who.subject_id, **self._ids_of_the_client()}
         if self.trace_id != self.request_id:
             fields["trace_id"] = self.trace_id

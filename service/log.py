@@ -23,6 +23,10 @@ class Logger:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
+    def shows_debug(self) -> bool:
+        """Say whether `debug` writes anything: what is logged for each of many calls is not even put together else."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def debug(self, event: str, **fields: object) -> None:
         """Log what only helps to find a defect."""
         self._logger.debug(event, extra={"fields": fields})

@@ -24,6 +24,9 @@ from service.telemetry.reports import Reporter
 IDLE_S = 0.15
 """How long an idle worker waits before it looks for work again."""
 
+NICENESS = 10
+"""Imports take what processors have left when calls are served: a call waits for its answer, an import for minutes."""
+
 log = logs.get_logger(__name__)
 
 
@@ -35,6 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the server, which then drains us
     try:
         config = WorkerConfig.from_line(sys.stdin.readline())
+        os.nice(NICENESS)
         _confine(config)
         threading.Thread(target=_watch_server, args=(draining,), name="server-watch", daemon=True).start()
         with Store.open(Path(config.store_path)) as store:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from dataplane import Store
 from dataplane.errors import IoFailed, NoSpace, StoreLocked
 from service.catalog.group_commit import Change, GroupCommit
+from service.catalog.lookup import Lookup
 from service.faults import Busy
 
 T = TypeVar("T")
@@ -35,8 +36,11 @@ class Database:
             options |= {"isolation_level": "SERIALIZABLE", "pool_pre_ping": True}
         self.engine = sa.create_engine(url, **options)
         self._reading: dict[str, Any] = {"reads_only": True}
+        looking = self._reading
         if self.engine.dialect.name == "postgresql":
             self._reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            looking = {"isolation_level": "AUTOCOMMIT"}
+        self.lookup = Lookup(self.engine, looking)
         self._writer: GroupCommit | None = None
         if self.engine.dialect.name == "sqlite":
             self._writer = GroupCommit(self._commit)
@@ -96,6 +100,7 @@ class Database:
         """Close idle connections, after the changes that are waiting."""
         if self._writer is not None:
             self._writer.close()
+        self.lookup.close()
         self.engine.dispose()
 
     def _commit(self, changes: Sequence[Change]) -> None:
@@ -103,15 +108,18 @@ class Database:
         durable = any(change.durable for change in changes)
         with self.engine.connect().execution_options(durable=durable) as connection, connection.begin():
             for change in changes:
+                connection.exec_driver_sql("SAVEPOINT change")  # begin_nested() compiles such statements each time
                 try:
-                    with connection.begin_nested():
-                        change.result = change.work(connection)
+                    change.result = change.work(connection)
                 except DBAPIError as error:
                     if _ends_transaction(error):
                         raise
                     change.error = error
                 except Exception as error:  # the caller's to handle: it waits for it in its own thread
                     change.error = error
+                if change.error is not None:
+                    connection.exec_driver_sql("ROLLBACK TO change")
+                connection.exec_driver_sql("RELEASE change")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -9,21 +9,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from service.catalog.lookup import KEY, Lookup
 from service.catalog.schema import images
 from service.model import Image, ImageContent, ImageSpec, ImageStatus
 
 _CONTENT_COLUMNS = tuple(field.name for field in fields(ImageContent))
+_SPEC_COLUMNS = tuple(field.name for field in fields(ImageSpec))
+_BY_ID = sa.select(images).where(images.c.id == sa.bindparam(KEY))
+_INSERT = sa.insert(images)
 
 
 def insert(tx: Connection, image: Image) -> None:
     """Add an image. The unique index refuses a name that its folder already has."""
-    values = asdict(image.spec) | {"product_ids": list(image.spec.product_ids), "labels": dict(image.spec.labels)}
+    spec = {name: getattr(image.spec, name) for name in _SPEC_COLUMNS}  # asdict() copies what lies deeper
+    values = spec | {"product_ids": list(image.spec.product_ids), "labels": dict(image.spec.labels)}
     content = asdict(image.content) if image.content is not None else {}
-    tx.execute(
-        sa.insert(images).values(
-            id=image.id, status=image.status, created_at_us=image.created_at_us, **values, **content
-        )
-    )
+    keys = {"id": image.id, "status": image.status, "created_at_us": image.created_at_us}
+    tx.execute(_INSERT, keys | values | content)
 
 
 def get(tx: Connection, image_id: str, *, lock: bool = False) -> Image | None:
@@ -31,6 +33,11 @@ def get(tx: Connection, image_id: str, *, lock: bool = False) -> Image | None:
     wanted = sa.select(images).where(images.c.id == image_id)
     row = tx.execute(wanted.with_for_update() if lock else wanted).mappings().first()
     return _image(row) if row is not None else None
+
+
+def look_up(lookup: Lookup, image_id: str) -> Image | None:
+    """Return the image with this id, or None, as it is at this moment and outside any transaction."""
+    return lookup.first(_BY_ID, image_id, _image)
 
 
 def latest_of_family(tx: Connection, *, folder_id: str, family: str) -> Image | None:

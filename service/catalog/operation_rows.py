@@ -9,11 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from service.catalog.lookup import KEY, Lookup
 from service.catalog.schema import operations, request_keys
 from service.model import PARKED, Json, Operation, OperationKind
 
 _NOT_DONE = operations.c.done.is_(sa.false())
 _FIELDS = tuple(field.name for field in fields(Operation))
+_BY_ID = sa.select(operations).where(operations.c.id == sa.bindparam(KEY))
+_INSERT = sa.insert(operations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +30,18 @@ class Beat:
 def insert(tx: Connection, operation: Operation) -> None:
     """Add an operation; one that is not done waits for a worker."""
     values = {name: getattr(operation, name) for name in _FIELDS}
-    tx.execute(sa.insert(operations).values(lease_until_us=0, claimed_at_us=0, **values))
+    tx.execute(_INSERT, values | {"lease_until_us": 0, "claimed_at_us": 0})
 
 
 def get(tx: Connection, operation_id: str) -> Operation | None:
     """Return the operation with this id, or None."""
     row = tx.execute(sa.select(operations).where(operations.c.id == operation_id)).mappings().first()
     return _operation(row) if row is not None else None
+
+
+def look_up(lookup: Lookup, operation_id: str) -> Operation | None:
+    """Return the operation with this id, or None, as it is at this moment and outside any transaction."""
+    return lookup.first(_BY_ID, operation_id, _operation)
 
 
 def creating(tx: Connection, image_id: str) -> Operation | None:

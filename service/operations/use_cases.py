@@ -29,8 +29,8 @@ class Operations:
 
     def get(self, operation_id: str, caller: Caller) -> Operation:
         """Return the operation as it is now. Raises NotFound or PermissionDenied."""
-        with self._database.read() as tx:
-            return _permitted(tx, operation_id, caller, Action.OPERATIONS_GET)
+        operation = operation_rows.look_up(self._database.lookup, operation_id)
+        return _permitted(operation, operation_id, caller, Action.OPERATIONS_GET)
 
     def of_image(
         self, image_id: str, caller: Caller, *, page_size: int, page_token: str
@@ -81,7 +81,7 @@ class Operations:
         """
 
         def work(tx: Connection) -> Operation:
-            _permitted(tx, operation_id, caller, Action.OPERATIONS_CANCEL)
+            _permitted(operation_rows.get(tx, operation_id), operation_id, caller, Action.OPERATIONS_CANCEL)
             running = operation_rows.request_cancel(tx, operation_id, now_us=now_us())
             if running is not None:
                 epoch = operation_rows.fence_idle(tx, operation_id, now_us=now_us())
@@ -99,7 +99,7 @@ class Operations:
         sealed = self._sealer.seal(uri)
 
         def work(tx: Connection) -> Operation:
-            _permitted(tx, operation_id, caller, Action.IMAGES_CREATE)
+            _permitted(operation_rows.get(tx, operation_id), operation_id, caller, Action.IMAGES_CREATE)
             operation = operation_rows.refresh_source(tx, operation_id, fresh=sealed, now_us=now_us())
             if operation is None:
                 problem = f"operation {shown(operation_id)} is done, or does not read from a URL"
@@ -109,8 +109,8 @@ class Operations:
         return self._database.write(work)
 
 
-def _permitted(tx: Connection, operation_id: str, caller: Caller, action: Action) -> Operation:
-    operation = _found(operation_rows.get(tx, operation_id), operation_id)
+def _permitted(found: Operation | None, operation_id: str, caller: Caller, action: Action) -> Operation:
+    operation = _found(found, operation_id)
     caller.require(operation.folder_id, action, what=f"operation {shown(operation_id)}")
     return operation
 

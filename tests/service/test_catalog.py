@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from service.catalog import operation_rows, schema
-from service.catalog.database import Database
+from service.catalog.database import ATTEMPTS_MAX, Database
 from service.faults import Busy
 
 POSTGRESQL: Any = postgresql.dialect
@@ -58,7 +58,7 @@ def test_conflict_is_retried_and_then_busy(tmp_path: Path) -> None:
 
     with pytest.raises(Busy):
         database.write(work)
-    assert len(tries) == 5
+    assert len(tries) == ATTEMPTS_MAX
     database.close()
 
 

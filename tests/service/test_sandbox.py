@@ -15,6 +15,7 @@ import pytest
 
 from service.sandbox import files, system_calls
 from service.supervisor import environment_of_worker
+from service.worker import NICENESS
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
 
@@ -141,6 +142,8 @@ def test_confined_worker_imports(server: Serving, web: Web) -> None:
     status = Path(f"/proc/{confined['pid']}/status").read_text()
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
+    of_server, of_worker = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (server.process.pid, confined["pid"]))
+    assert of_worker == min(of_server + NICENESS, 19)
 
 
 def test_source_at_a_link_local_address_is_refused(server: Serving) -> None:
