@@ -163,7 +163,8 @@ def test_diff_and_matrix(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------- the report
 def browser() -> str:
     found = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-    assert found, "Chromium is not installed: run make setup"
+    if found is None:  # large, and for one page: not among the packages that make setup installs
+        pytest.skip("no Chromium here: apt-get install chromium-headless-shell")
     return found
 
 
