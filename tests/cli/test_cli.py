@@ -185,6 +185,13 @@ def test_other_failures_have_their_codes(store: Path, disk: Path, tmp_path: Path
     assert not list(tmp_path.glob("*out*"))
 
 
+@pytest.fixture
+def slow_store(tmp_path: Path) -> Path:
+    """A store whose codec takes its time: what is sent to an import arrives while it works, however busy we are."""
+    dataplane("init", tmp_path / "store", "--codec", "zstd:19")
+    return tmp_path / "store"
+
+
 def store_files(store: Path) -> set[Path]:
     """Return the packs, runs and temporary files of a store."""
     return {
@@ -199,7 +206,7 @@ def start_slow_import(store: Path, folder: Path) -> subprocess.Popen[bytes]:
     """Start an import that takes seconds, and wait until it has begun to write."""
     big = folder / "big.raw"
     with open(big, "wb") as file:
-        for _ in range(8):
+        for _ in range(3):
             file.write(os.urandom(64 * MIB))
     process = subprocess.Popen(
         [sys.executable, "-m", "dataplane", "import", str(store), str(big), "--name", "big", "--threads", "1"],
@@ -215,26 +222,26 @@ def start_slow_import(store: Path, folder: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_import_leaves_the_store_as_before(
-    store: Path, tmp_path: Path, number: signal.Signals, code: int
+    slow_store: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    process = start_slow_import(store, tmp_path)
+    process = start_slow_import(slow_store, tmp_path)
     process.send_signal(number)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code, error
     assert b"Traceback" not in error
-    assert store_files(store) == set()
-    assert json.loads(dataplane("ls", store, "--json").stdout) == []
+    assert store_files(slow_store) == set()
+    assert json.loads(dataplane("ls", slow_store, "--json").stdout) == []
 
 
-def test_killed_import_leaves_the_store_as_before(store: Path, disk: Path, tmp_path: Path) -> None:
-    process = start_slow_import(store, tmp_path)
+def test_killed_import_leaves_the_store_as_before(slow_store: Path, disk: Path, tmp_path: Path) -> None:
+    process = start_slow_import(slow_store, tmp_path)
     process.kill()
     process.communicate(timeout=60)
-    assert json.loads(dataplane("ls", store, "--json").stdout) == []
-    assert store_files(store), "the test killed too late to see anything"
-    dataplane("import", store, disk, "--name", "next")  # the next writer clears what the killed one left
-    assert not [path for path in store_files(store) if path.is_relative_to(store / "tmp")]
-    dataplane("export", store, "next", tmp_path / "out.raw")
+    assert json.loads(dataplane("ls", slow_store, "--json").stdout) == []
+    assert store_files(slow_store), "the test killed too late to see anything"
+    dataplane("import", slow_store, disk, "--name", "next")  # the next writer clears what the killed one left
+    assert not [path for path in store_files(slow_store) if path.is_relative_to(slow_store / "tmp")]
+    dataplane("export", slow_store, "next", tmp_path / "out.raw")
     subprocess.run(["cmp", disk, tmp_path / "out.raw"], check=True)
 
 

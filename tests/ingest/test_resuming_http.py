@@ -70,14 +70,15 @@ class Killing:
         self.at_begin = positions(self.store)
 
     def __call__(self, handler: Handler) -> bool:
+        child = self.child  # a thread may be here still for a process that is gone when the next one begins
         first, last = handler.range()
         self.sent += last + 1 - first
-        if self.gate is not None and self.sent > self.gate and self.child is not None:
-            while positions(self.store) == self.at_begin and self.child.poll() is None:
+        if self.gate is not None and self.sent > self.gate and child is not None:
+            while positions(self.store) == self.at_begin and child.poll() is None:
                 time.sleep(0.01)
             self.requests_more -= 1
             if self.requests_more < 0:
-                self.child.kill()
+                child.kill()
         return False
 
 
