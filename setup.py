@@ -43,6 +43,7 @@ HEADERS = {
 }
 
 KERNELS = {  # native module: libraries it links
+    "allocation": [],
     "batches": [],
     "block_map": [],
     "blockio": [],

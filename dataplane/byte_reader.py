@@ -17,6 +17,9 @@ class ByteReader(ABC):
     validator: str = ""
     """What tells this version of the bytes from others as far as their server says so; empty when it does not."""
 
+    has_holes: bool = False
+    """Whether some of the bytes may be holes, so that ``data_ranges`` is worth asking."""
+
     def fileno(self) -> int | None:
         """Return a descriptor that native code may ``pread``, or None when bytes come through ``read_at`` only."""
         return None

@@ -6,11 +6,13 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memmove, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
+from dataplane._native.allocation cimport Allocation
 from dataplane._native.codec cimport RAW
 from dataplane._native.plan cimport DATA_EXTENT, HOLE_EXTENT, ZERO_EXTENT, ExtentRow
 
 cdef enum:
     COLUMN_COUNT = sizeof(ExtentRow) // sizeof(int64_t)
+    SECTOR_SIZE = 512
 
 
 class MapFault(ValueError):
@@ -49,7 +51,40 @@ cdef int append_zero(BatchBuilder rows, int64_t offset, int64_t length) except -
     return rows.append(&row)
 
 
-cdef int append_data(BatchBuilder rows, int64_t offset, int64_t length, int64_t reader, int64_t place) except -1:
+cdef int64_t append_data(
+    BatchBuilder rows, int64_t offset, int64_t length, int64_t reader, int64_t place,
+) except -1:
+    cdef Allocation allocation = rows.allocation
+    cdef int64_t done = 0
+    cdef int64_t named = 0
+    cdef int64_t size
+    cdef int64_t stop
+    cdef bint is_data
+    if allocation is None:
+        push_data(rows, offset, length, reader, place)
+        return length
+    while done < length:
+        is_data = allocation.holds(place + done, &stop)
+        size = min(stop - place, length) - done
+        # The disk is cut at sectors: data takes the whole of one that it shares with a hole.
+        if is_data:
+            size = (size + SECTOR_SIZE - 1) // SECTOR_SIZE * SECTOR_SIZE
+        elif done + size < length:
+            size = size // SECTOR_SIZE * SECTOR_SIZE
+            if size == 0:
+                is_data = True
+                size = SECTOR_SIZE
+        size = min(size, length - done)
+        if is_data:
+            push_data(rows, offset + done, size, reader, place + done)
+            named += allocation.data_in(place + done, size)
+        else:
+            append_zero(rows, offset + done, size)
+        done += size
+    return named
+
+
+cdef int push_data(BatchBuilder rows, int64_t offset, int64_t length, int64_t reader, int64_t place) except -1:
     cdef ExtentRow row
     memset(&row, 0, sizeof(row))
     row.offset = offset
@@ -66,8 +101,9 @@ cdef class BatchBuilder:
 
     What the rows leave out is HOLE; rows that continue each other are one. Batches end on multiples of `window_size`
     bytes and have at most `rows_max` rows. Compressed rows must not cross a multiple of `window_size`, and no window
-    may take more than `rows_max` rows. `end` is where the rows held end, `given` where the batches given out end, in
-    bytes.
+    may take more than `rows_max` rows. Kernels that decode tables add ranges of a file that `allocation` knows to be
+    holes as zeros; it is that of the file they name, or None. `end` is where the rows held end, `given` where the
+    batches given out end, in bytes.
     """
 
     def __cinit__(self, int64_t window_size, Py_ssize_t rows_max):

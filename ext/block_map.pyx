@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from table_bytes cimport big32, little32, little64
 
+from dataplane._native.allocation cimport Allocation
 from dataplane._native.batches cimport BatchBuilder, append_data, append_zero
 
 from dataplane._native.batches import MapFault
@@ -43,7 +44,8 @@ cdef int check(int64_t first, int64_t block_size, int64_t disk_size, int64_t fil
 
 def add_vdi_blocks(BatchBuilder rows not None, const uint8_t[::1] entries not None, int64_t first, *,
                    int64_t block_size, int64_t disk_size, int64_t data_offset, int64_t file_size) -> int:
-    """Add rows for a slice of the block map of a VDI whose first entry is number `first`; return bytes of data.
+    """Add rows for a slice of the block map of a VDI whose first entry is number `first`; return how many
+    bytes of data the file has for them.
 
     Blocks lie behind `data_offset` of a file of `file_size` bytes. Raises MapFault.
     """
@@ -66,15 +68,14 @@ def add_vdi_blocks(BatchBuilder rows not None, const uint8_t[::1] entries not No
         place = data_offset + <int64_t> entry * block_size
         if place > file_size - length:
             raise fault(guest, "is not in the file, which is cut short or damaged")
-        append_data(rows, guest, length, 0, place)
-        named += length
+        named += append_data(rows, guest, length, 0, place)
     return named
 
 
 def add_vhdx_blocks(BatchBuilder rows not None, const uint8_t[::1] entries not None, int64_t first, *,
                     int64_t block_size, int64_t chunk_blocks, int64_t disk_size, int64_t file_size) -> int:
     """Add rows for a slice of the block allocation table of a VHDX that begins with the entry of block `first`;
-    return bytes of data.
+    return how many bytes of data the file has for them.
 
     Behind every `chunk_blocks` blocks lies an entry for a sector bitmap, which is skipped. Raises MapFault.
     """
@@ -113,18 +114,17 @@ def add_vhdx_blocks(BatchBuilder rows not None, const uint8_t[::1] entries not N
                 raise fault(guest, "is not in the file, which is cut short or damaged")
             if entry >> MIB_BITS == 0:
                 raise fault(guest, "lies in the header section")
-            append_data(rows, guest, length, 0, <int64_t> (entry >> MIB_BITS << MIB_BITS))
-            named += length
+            named += append_data(rows, guest, length, 0, <int64_t> (entry >> MIB_BITS << MIB_BITS))
     return named
 
 
 def vhd_blocks(const uint8_t[::1] entries not None, int64_t first, *, int64_t block_size, int64_t bitmap_size,
-               int64_t disk_size, int64_t file_size) -> memoryview:
+               int64_t disk_size, int64_t file_size, Allocation allocation=None) -> memoryview:
     """Return (offset on the disk, offset in the file) of the blocks that a slice of the block table of a VHD names, as
     flat int64 pairs.
 
-    `first` is the number of the slice's first entry; a block begins with `bitmap_size` bytes of bitmap. Raises
-    MapFault.
+    `first` is the number of the slice's first entry; a block begins with `bitmap_size` bytes of bitmap. Blocks whose
+    bitmap lies in a hole of the file have no sector set and are left out. Raises MapFault.
     """
     cdef object found = array("q")
     cdef int64_t guest
@@ -140,20 +140,24 @@ def vhd_blocks(const uint8_t[::1] entries not None, int64_t first, *, int64_t bl
         place = <int64_t> entry * SECTOR_SIZE
         if place > file_size - bitmap_size - min(block_size, disk_size - guest):
             raise fault(guest, "is not in the file, which is cut short or damaged")
+        if allocation is not None and not allocation.data_in(place, bitmap_size):
+            continue
         found.append(guest)
         found.append(place)
     return memoryview(found)
 
 
 def add_vhd_sectors(BatchBuilder rows not None, const uint8_t[::1] bits not None, const int64_t[::1] guests not None,
-                    const int64_t[::1] places not None, *, int64_t sectors, int64_t disk_size):
-    """Add rows for pieces of blocks of `sectors` sectors, as their bits say: set for data, clear for zeros.
+                    const int64_t[::1] places not None, *, int64_t sectors, int64_t disk_size) -> int:
+    """Add rows for pieces of blocks of `sectors` sectors, as their bits say: set for data, clear for zeros; return how
+    many bytes of data the file has for them.
 
     Piece by piece `guests` has offsets on the disk, ascending, `places` those of the data in the file, and `bits`
     whole bytes; the most significant bit of a byte stands for its first sector. Raises ValueError when the arguments
     do not fit each other.
     """
     cdef Py_ssize_t row_size = (sectors + 7) // 8
+    cdef int64_t named = 0
     cdef Py_ssize_t piece
     cdef int64_t start
     cdef int64_t stop
@@ -169,17 +173,20 @@ def add_vhd_sectors(BatchBuilder rows not None, const uint8_t[::1] bits not None
             stop = start + 1
             while stop < inside and bit(bits, piece * row_size, stop) == stored:
                 stop += 1
-            add_sectors(rows, stored, guests[piece] + start * SECTOR_SIZE,
-                        min((stop - start) * SECTOR_SIZE, disk_size - guests[piece] - start * SECTOR_SIZE),
-                        places[piece] + start * SECTOR_SIZE)
+            named += add_sectors(
+                rows, stored, guests[piece] + start * SECTOR_SIZE,
+                min((stop - start) * SECTOR_SIZE, disk_size - guests[piece] - start * SECTOR_SIZE),
+                places[piece] + start * SECTOR_SIZE)
             start = stop
+    return named
 
 
 cdef inline bint bit(const uint8_t[::1] bits, Py_ssize_t start, int64_t sector) except -1:
     return bits[start + sector // 8] >> (7 - sector % 8) & 1
 
 
-cdef int add_sectors(BatchBuilder rows, bint stored, int64_t guest, int64_t length, int64_t place) except -1:
+cdef int64_t add_sectors(BatchBuilder rows, bint stored, int64_t guest, int64_t length, int64_t place) except -1:
     if stored:
         return append_data(rows, guest, length, 0, place)
-    return append_zero(rows, guest, length)
+    append_zero(rows, guest, length)
+    return 0

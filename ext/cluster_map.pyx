@@ -8,6 +8,7 @@ from libc.string cimport memset
 
 from table_bytes cimport big64
 
+from dataplane._native.allocation cimport Allocation
 from dataplane._native.batches cimport BatchBuilder, append_data, append_zero
 from dataplane._native.plan cimport DATA_EXTENT, ExtentRow
 
@@ -34,7 +35,8 @@ cdef class ClusterMap:
     clusters; `extended` whether entries have bitmaps of subclusters; `is_external` whether clusters lie in a data file
     at the offsets of the disk; `elsewhere` is what to say of a cluster that is not there.
 
-    `data_bytes` counts bytes of plain clusters and `compressed` the compressed ones that were added.
+    `data_bytes` counts the bytes of data that the file has for plain clusters, and `compressed` the compressed ones
+    that were added.
     """
 
     cdef BatchBuilder rows
@@ -68,10 +70,12 @@ cdef class ClusterMap:
         self.is_external = is_external
         self.elsewhere = elsewhere
 
-    def tables(self, const uint8_t[::1] entries not None, int64_t first, int64_t file_size) -> memoryview:
+    def tables(self, const uint8_t[::1] entries not None, int64_t first, int64_t file_size,
+               Allocation allocation=None) -> memoryview:
         """Return (index, offset in the file) of the tables that a slice of the L1 table names, as flat int64 pairs.
 
-        `first` is the index of the slice's first entry; tables lie in a file of `file_size` bytes. Raises MapFault.
+        `first` is the index of the slice's first entry; tables lie in a file of `file_size` bytes. Those in a hole of
+        the file, as its `allocation` says, name nothing and are left out. Raises MapFault.
         """
         cdef object found = array("q")
         cdef int64_t offset
@@ -91,6 +95,8 @@ cdef class ClusterMap:
             if offset > file_size - self.cluster_size:
                 raise MapFault(f"the L2 table of L1 entry {first + i} is not in the file, which is cut short or "
                                "damaged")
+            if allocation is not None and not allocation.data_in(offset, self.cluster_size):
+                continue
             found.append(first + i)
             found.append(offset)
         return memoryview(found)
@@ -183,8 +189,8 @@ cdef class ClusterMap:
         cdef int64_t length = min(size, self.virtual_size - guest)
         if host > self.data_size - length:
             return self.fault(guest, self.elsewhere)
-        self.data_bytes += length
-        return append_data(self.rows, guest, length, self.reader, host)
+        self.data_bytes += append_data(self.rows, guest, length, self.reader, host)
+        return 0
 
     cdef int add_compressed(self, int64_t guest, uint64_t entry) except -1:
         cdef int offset_bits = 62 - (self.cluster_bits - 8)

@@ -9,6 +9,7 @@ from libc.string cimport memset
 
 from table_bytes cimport little32
 
+from dataplane._native.allocation cimport Allocation
 from dataplane._native.batches cimport BatchBuilder, append_data, append_zero
 from dataplane._native.codec cimport ZLIB
 from dataplane._native.plan cimport DATA_EXTENT, ExtentRow
@@ -61,10 +62,11 @@ cdef class GrainMap:
         self.has_zero_grains = has_zero_grains
         self.room_min = room_min
 
-    def tables(self, const uint8_t[::1] entries not None, int64_t first) -> memoryview:
+    def tables(self, const uint8_t[::1] entries not None, int64_t first, Allocation allocation=None) -> memoryview:
         """Return (number, offset in the file) of the tables that a slice of the directory names, as flat int64 pairs.
 
-        `first` is the number of the slice's first entry. Raises MapFault.
+        `first` is the number of the slice's first entry. Tables in a hole of the file name nothing and are left out.
+        Raises MapFault.
         """
         cdef object found = array("q")
         cdef int64_t offset
@@ -75,6 +77,8 @@ cdef class GrainMap:
                 continue
             if offset > self.file_size - 4 * self.table_entries:
                 raise MapFault(f"grain table {first + i} is not in the file, which is cut short or damaged")
+            if allocation is not None and not allocation.data_in(offset, 4 * self.table_entries):
+                continue
             found.append(first + i)
             found.append(offset)
         return memoryview(found)
@@ -115,7 +119,7 @@ cdef class GrainMap:
         return memoryview(found)
 
     def add_plain(self, const int64_t[::1] grains not None) -> int:
-        """Add rows for `grains`, pairs of ``grains``; return how many bytes of the file they name."""
+        """Add rows for `grains`, pairs of ``grains``; return how many bytes of data the file has for them."""
         cdef Py_ssize_t i
         cdef int64_t length
         cdef int64_t named = 0
@@ -124,8 +128,7 @@ cdef class GrainMap:
             if grains[2 * i + 1] == 0:
                 append_zero(self.rows, self.base + grains[2 * i], length)
             else:
-                append_data(self.rows, self.base + grains[2 * i], length, self.reader, grains[2 * i + 1])
-                named += length
+                named += append_data(self.rows, self.base + grains[2 * i], length, self.reader, grains[2 * i + 1])
         return named
 
     def marked(self, const int64_t[::1] grains not None, const uint8_t[::1] markers not None) -> memoryview:

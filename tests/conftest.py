@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from dataplane.store.store import Store
 from tests import postgres
+
+# Examples take as long as the machine is busy.
+settings.register_profile("dataplane", deadline=None)
+settings.load_profile("dataplane")
 
 ROOT = Path(__file__).resolve().parents[1]
 

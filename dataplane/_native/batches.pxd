@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from dataplane._native.allocation cimport Allocation
 from dataplane._native.plan cimport ExtentRow
 
 cdef class BatchBuilder:
@@ -11,6 +12,7 @@ cdef class BatchBuilder:
     cdef Py_ssize_t room
     cdef int64_t window_size
     cdef Py_ssize_t rows_max
+    cdef public Allocation allocation
     cdef readonly int64_t given
     cdef readonly int64_t end
     # Append one row behind the others; what lies between is a hole. Raises ValueError when it does not lie behind.
@@ -20,6 +22,7 @@ cdef class BatchBuilder:
     cdef object batch(self, int64_t stop)
     cdef Py_ssize_t find(self, int64_t offset) noexcept
 
-# Rows for the two kinds that kernels make most.
+# Rows for the two kinds that kernels make most. Offsets on the disk are multiples of a sector, and `place` + `length`
+# stays within 63 bits. Of data, what the file has as a hole becomes zeros; returned is how many bytes are none.
 cdef int append_zero(BatchBuilder rows, int64_t offset, int64_t length) except -1
-cdef int append_data(BatchBuilder rows, int64_t offset, int64_t length, int64_t reader, int64_t place) except -1
+cdef int64_t append_data(BatchBuilder rows, int64_t offset, int64_t length, int64_t reader, int64_t place) except -1

@@ -2,6 +2,8 @@
 
 from _typeshed import ReadableBuffer
 
+from dataplane._native.allocation import Allocation
+
 class MapFault(ValueError):
     """A table of an image breaks the rules of its format; the text says which place of the disk, and how."""
 
@@ -10,6 +12,7 @@ class BatchBuilder:
 
     given: int
     end: int
+    allocation: Allocation | None
     def __init__(self, window_size: int, rows_max: int) -> None: ...
     def add(
         self,

@@ -2,6 +2,7 @@
 
 from _typeshed import ReadableBuffer
 
+from dataplane._native.allocation import Allocation
 from dataplane._native.batches import BatchBuilder
 
 def add_vdi_blocks(
@@ -25,7 +26,14 @@ def add_vhdx_blocks(
     file_size: int,
 ) -> int: ...
 def vhd_blocks(
-    entries: ReadableBuffer, first: int, *, block_size: int, bitmap_size: int, disk_size: int, file_size: int
+    entries: ReadableBuffer,
+    first: int,
+    *,
+    block_size: int,
+    bitmap_size: int,
+    disk_size: int,
+    file_size: int,
+    allocation: Allocation | None = None,
 ) -> memoryview: ...
 def add_vhd_sectors(
     rows: BatchBuilder,
@@ -35,4 +43,4 @@ def add_vhd_sectors(
     *,
     sectors: int,
     disk_size: int,
-) -> None: ...
+) -> int: ...

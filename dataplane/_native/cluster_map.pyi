@@ -2,6 +2,7 @@
 
 from _typeshed import ReadableBuffer
 
+from dataplane._native.allocation import Allocation
 from dataplane._native.batches import BatchBuilder
 
 class ClusterMap:
@@ -23,5 +24,7 @@ class ClusterMap:
         is_external: bool,
         elsewhere: str,
     ) -> None: ...
-    def tables(self, entries: ReadableBuffer, first: int, file_size: int) -> memoryview: ...
+    def tables(
+        self, entries: ReadableBuffer, first: int, file_size: int, allocation: Allocation | None = None
+    ) -> memoryview: ...
     def add(self, guests: ReadableBuffer, held: ReadableBuffer) -> None: ...

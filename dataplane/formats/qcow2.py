@@ -6,9 +6,11 @@ from array import array
 from collections.abc import Iterator
 
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.allocation import Allocation
 from dataplane.engine.batches import BatchBuilder
 from dataplane.engine.cluster_map import ClusterMap
 from dataplane.errors import Unsupported, UsageError
+from dataplane.extent import ExtentCodec
 from dataplane.formats.qcow2_header import Qcow2Header, read_header, rounded_size
 from dataplane.formats.qcow2_snapshots import find_snapshot
 from dataplane.formats.tables import SpaceBudget, add_zeros, batches_of, faults_of, new_rows
@@ -23,8 +25,8 @@ _ENTRIES_AT_ONCE_MIN = 1 << 12
 _SUBCLUSTERS = 32
 
 _COMPRESSED_SIZE_MIN = 4
-_COMPRESSION_GAIN_LOG_MAX = 15
-"""Of a compressed cluster only a lower bound of its size is known: 4 bytes, and no codec gains more than 2^15."""
+_GAIN_MAX = {ExtentCodec.DEFLATE: 1040, ExtentCodec.ZSTD: 1 << 15}
+"""Of a compressed cluster only a lower bound of its size is known: 4 bytes, and what no stream of its codec beats."""
 
 
 class Qcow2Source(ImageSource):
@@ -81,19 +83,20 @@ class Qcow2Source(ImageSource):
 
         Raises InvalidImage when a table breaks the rules of the format or points outside the file.
         """
-        rows = new_rows()
-        return batches_of(rows, self._mapped(rows), self.virtual_size)
+        budgets = _Budgets(self._reader, self._data_file)
+        rows = new_rows(budgets.data)
+        return batches_of(rows, self._mapped(rows, budgets), self.virtual_size)
 
-    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
+    def _mapped(self, rows: BatchBuilder, budgets: _Budgets) -> Iterator[int]:
         """Add rows of mapped clusters, and yield up to where (bytes) everything is there."""
-        header, cluster_map, budgets = self._header, self._map(rows), _Budgets(self._reader, self._data_file)
+        header, cluster_map = self._header, self._map(rows)
         # An extended entry may be a row for each of its subclusters.
         entries_at_once = self._entries_at_once // (_SUBCLUSTERS if header.has_subclusters else 1)
         piece_entries = min(header.l2_entries, entries_at_once)
         pieces_at_once = max(1, entries_at_once // piece_entries)
         entry_size = header.cluster_size // header.l2_entries
-        for first, count, indexes, places in self._l1_slices(cluster_map):
-            budgets.tables.take(len(places) * header.cluster_size, "L2 tables")
+        for first, count, indexes, places in self._l1_slices(cluster_map, budgets.tables.allocation):
+            budgets.tables.take_ranges(places, header.cluster_size, "L2 tables")
             # Large tables come in several pieces, small ones several at a time.
             for at in range(0, len(places), pieces_at_once):
                 group = slice(at, at + pieces_at_once)
@@ -132,14 +135,16 @@ class Qcow2Source(ImageSource):
             elsewhere=elsewhere,
         )
 
-    def _l1_slices(self, cluster_map: ClusterMap) -> Iterator[tuple[int, int, list[int], list[int]]]:
+    def _l1_slices(
+        self, cluster_map: ClusterMap, allocation: Allocation | None
+    ) -> Iterator[tuple[int, int, list[int], list[int]]]:
         """Yield the L1 table in slices: first entry and count, and indexes and places of the tables it names."""
         needed = -(-self._state.virtual_size // self._header.l2_span)
         for first in range(0, needed, self._entries_at_once):
             count = min(self._entries_at_once, needed - first)
             table = self._reader.read_at(self._state.l1_offset + 8 * first, 8 * count)
             with faults_of(self._reader.name):
-                found = cluster_map.tables(table, first, self._reader.size).tolist()
+                found = cluster_map.tables(table, first, self._reader.size, allocation).tolist()
             yield first, count, found[::2], found[1::2]
 
 
@@ -155,6 +160,6 @@ class _Budgets:
     def check(self, cluster_map: ClusterMap, header: Qcow2Header) -> None:
         """Count the clusters that were added since the last time; raises InvalidImage as SpaceBudget does."""
         self.data.take(cluster_map.data_bytes - self._data_bytes, "clusters")
-        size_min = max(_COMPRESSED_SIZE_MIN, header.cluster_size >> _COMPRESSION_GAIN_LOG_MAX)
+        size_min = max(_COMPRESSED_SIZE_MIN, header.cluster_size // _GAIN_MAX[header.codec])
         self.data.take((cluster_map.compressed - self._compressed) * size_min, "compressed clusters")
         self._data_bytes, self._compressed = cluster_map.data_bytes, cluster_map.compressed

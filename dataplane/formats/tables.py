@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dataplane.byte_reader import ByteReader
+from dataplane.engine.allocation import Allocation
 from dataplane.engine.batches import BatchBuilder, MapFault
 from dataplane.errors import InvalidImage
 from dataplane.extent import WINDOW_SIZE, ExtentKind
-from dataplane.limits import SECTOR_SIZE, VIRTUAL_SIZE_MAX
+from dataplane.limits import KIB, SECTOR_SIZE, VIRTUAL_SIZE_MAX
 
 ROWS_MAX = 8192
 """Rows in one batch. A window has at most as many, because no extent but the last is shorter than a sector."""
@@ -21,26 +23,61 @@ _RANGES_AT_ONCE = 4095
 """Ranges asked of the file system at a time."""
 
 
+_HOLE_SIZE_MIN = 64 * KIB
+"""Shorter holes are cheaper to read than to know of."""
+
+_RANGES_MAX = 1 << 20
+"""Ranges of data that are told apart, 16 bytes of memory each; behind the last one a file counts as full."""
+
+
 class SpaceBudget:
     """Notices tables that name more than their file holds: a small file must not stand for endless work.
 
-    Each table and each block of an image has a place of its own, so together they fit the file.
+    Each table and each block of an image has a place of its own, so together they fit the file: not what its size says,
+    but what it has besides holes. ``allocation`` tells these from data; None when all is data.
     """
 
     def __init__(self, reader: ByteReader) -> None:
+        """Ask the file system for the holes of ``reader``; raises SourceUnavailable when it does not answer."""
         self._name = reader.name
-        self._left = reader.size
+        self.allocation = _allocation_of(reader) if reader.has_holes else None
+        self._left = reader.size if self.allocation is None else self.allocation.data_bytes
+
+    def take_ranges(self, offsets: Sequence[int], length: int, what: str) -> None:
+        """Count the data in ranges of ``length`` bytes at ``offsets`` of the file; raises InvalidImage as ``take``."""
+        whole = len(offsets) * length
+        self.take(whole if self.allocation is None else self.allocation.stored(array("q", offsets), length), what)
 
     def take(self, size: int, what: str) -> None:
-        """Count ``size`` more bytes; raises InvalidImage when the file cannot hold them all apart."""
+        """Count ``size`` more bytes of data; raises InvalidImage when the file cannot hold them all apart."""
         self._left -= size
         if self._left < 0:
             raise InvalidImage(f"{self._name}: its tables name more {what} than the file can hold; some overlap")
 
 
-def new_rows() -> BatchBuilder:
-    """Return a builder of batches as ``ImageSource.extents`` promises them."""
-    return BatchBuilder(WINDOW_SIZE, ROWS_MAX)
+def _allocation_of(reader: ByteReader) -> Allocation:
+    allocation = Allocation(reader.size, _HOLE_SIZE_MIN)
+    position = 0
+    while position < reader.size:
+        if allocation.count >= _RANGES_MAX:
+            allocation.add(memoryview(array("q", (position, reader.size - position))).cast("B").cast("q", (1, 2)))
+            break
+        ranges = reader.data_ranges(position, reader.size, _RANGES_AT_ONCE)
+        if not ranges:
+            break
+        allocation.add(ranges)
+        position = ranges[-1, 0] + ranges[-1, 1]
+    return allocation
+
+
+def new_rows(budget: SpaceBudget | None = None) -> BatchBuilder:
+    """Return a builder of batches as ``ImageSource.extents`` promises them.
+
+    Kernels that decode tables read nothing where the file of ``budget`` has holes.
+    """
+    rows = BatchBuilder(WINDOW_SIZE, ROWS_MAX)
+    rows.allocation = None if budget is None else budget.allocation
+    return rows
 
 
 def batches_of(rows: BatchBuilder, known_ends: Iterator[int], virtual_size: int) -> Iterator[memoryview]:

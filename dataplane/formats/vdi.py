@@ -84,11 +84,12 @@ class VdiSource(ImageSource):
 
         Raises InvalidImage when a block is not in the file or blocks overlap.
         """
-        rows = new_rows()
-        return batches_of(rows, self._mapped(rows), self.virtual_size)
+        budget = SpaceBudget(self._reader)
+        rows = new_rows(budget)
+        return batches_of(rows, self._mapped(rows, budget), self.virtual_size)
 
-    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
-        header, budget = self._header, SpaceBudget(self._reader)
+    def _mapped(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
+        header = self._header
         for first in range(0, header.block_count, ENTRIES_AT_ONCE):
             count = min(ENTRIES_AT_ONCE, header.block_count - first)
             entries = self._reader.read_at(header.map_offset + 4 * first, 4 * count)

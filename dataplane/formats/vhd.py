@@ -68,11 +68,12 @@ class DynamicVhdSource(ImageSource):
 
         Raises InvalidImage when a block is not in the file or blocks overlap.
         """
-        rows = new_rows()
-        return batches_of(rows, self._mapped(rows), self.virtual_size)
+        budget = SpaceBudget(self._reader)
+        rows = new_rows(budget)
+        return batches_of(rows, self._mapped(rows, budget), self.virtual_size)
 
-    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
-        header, budget = self._header, SpaceBudget(self._reader)
+    def _mapped(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
+        header = self._header
         count = -(-self.virtual_size // header.block_size)
         for first in range(0, count, ENTRIES_AT_ONCE):
             taken = min(ENTRIES_AT_ONCE, count - first)
@@ -85,14 +86,16 @@ class DynamicVhdSource(ImageSource):
                     bitmap_size=header.bitmap_size,
                     disk_size=self.virtual_size,
                     file_size=self._reader.size,
+                    allocation=budget.allocation,
                 ).tolist()
             guests, places = blocks[::2], blocks[1::2]
-            named = sum(min(header.block_size, self.virtual_size - guest) for guest in guests)
-            budget.take(named + len(guests) * header.bitmap_size, "blocks")
-            yield from self._stored_sectors(rows, guests, places)
+            budget.take_ranges(places, header.bitmap_size, "blocks")
+            yield from self._stored_sectors(rows, budget, guests, places)
             yield min((first + taken) * header.block_size, self.virtual_size)
 
-    def _stored_sectors(self, rows: BatchBuilder, guests: Sequence[int], places: Sequence[int]) -> Iterator[int]:
+    def _stored_sectors(
+        self, rows: BatchBuilder, budget: SpaceBudget, guests: Sequence[int], places: Sequence[int]
+    ) -> Iterator[int]:
         """Add rows for the blocks at ``guests`` of the disk, which are at ``places``, as their bitmaps say.
 
         Large blocks are taken in pieces, small ones several at a time.
@@ -109,7 +112,7 @@ class DynamicVhdSource(ImageSource):
                 if not inside:
                     break
                 bits = gather(self._reader, [place + sector // 8 for place in blocks], -(-sectors // 8))
-                add_vhd_sectors(
+                named = add_vhd_sectors(
                     rows,
                     bits,
                     array("q", inside),
@@ -117,4 +120,5 @@ class DynamicVhdSource(ImageSource):
                     sectors=sectors,
                     disk_size=self.virtual_size,
                 )
+                budget.take(named, "blocks")
                 yield min(inside[-1] + sectors * SECTOR_SIZE, self.virtual_size)

@@ -37,11 +37,12 @@ class VhdxSource(ImageSource):
 
         Raises InvalidImage when an entry breaks the rules of the format, points outside the file, or blocks overlap.
         """
-        rows = new_rows()
-        return batches_of(rows, self._mapped(rows), self.virtual_size)
+        budget = SpaceBudget(self._reader)
+        rows = new_rows(budget)
+        return batches_of(rows, self._mapped(rows, budget), self.virtual_size)
 
-    def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
-        header, budget = self._header, SpaceBudget(self._reader)
+    def _mapped(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
+        header = self._header
         for first in range(0, header.block_count, ENTRIES_AT_ONCE):
             behind = min(first + ENTRIES_AT_ONCE, header.block_count)
             start, end = header.entry_of(first), header.entry_of(behind - 1) + 1

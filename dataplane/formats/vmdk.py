@@ -47,8 +47,10 @@ class VmdkSource(ImageSource):
         return batches_of(rows, self._mapped(rows), self.virtual_size)
 
     def _mapped(self, rows: BatchBuilder) -> Iterator[int]:
-        budgets = [SpaceBudget(reader) for reader in self.readers]
+        budgets: dict[int, SpaceBudget] = {}
         for piece in self._pieces:
+            if piece.index not in budgets:
+                budgets[piece.index] = SpaceBudget(self.readers[piece.index])
             yield from piece.add_rows(rows, budgets[piece.index])
 
 

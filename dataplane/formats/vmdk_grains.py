@@ -39,12 +39,13 @@ class Grains:
         format or points outside the file.
         """
         header, grain_map = self._header, self._map(rows)
+        rows.allocation = budget.allocation
         tables_at_once = max(1, ENTRIES_AT_ONCE // header.table_entries)
         for first in range(0, header.directory_entries, ENTRIES_AT_ONCE):
             count = min(ENTRIES_AT_ONCE, header.directory_entries - first)
             directory = self._reader.read_at(header.directory_offset + 4 * first, 4 * count)
             with faults_of(self._reader.name):
-                found = grain_map.tables(directory, first).tolist()
+                found = grain_map.tables(directory, first, budget.allocation).tolist()
             numbers, places = found[::2], found[1::2]
             for at in range(0, len(numbers), tables_at_once):
                 group = slice(at, at + tables_at_once)
@@ -73,7 +74,7 @@ class Grains:
         """Add the rows of the grain tables at ``places`` in the file, which have these ``numbers``."""
         header = self._header
         length = 4 * header.table_entries
-        budget.take(len(places) * length, "grain tables")
+        budget.take_ranges(places, length, "grain tables")
         grains = grain_map.grains(array("q", numbers), gather(self._reader, places, length))
         if not header.compressed:
             budget.take(grain_map.add_plain(grains), "grains")

@@ -58,7 +58,7 @@ class _Flat:
         self._base = base
 
     def add_rows(self, rows: BatchBuilder, budget: SpaceBudget) -> Iterator[int]:
-        budget.take(self._extent.size, "extents")
+        budget.take_ranges([self._extent.file_offset], self._extent.size, "extents")
         yield from add_plain(
             rows, self._reader, self._extent.file_offset, self._extent.size, offset=self._base, index=self.index
         )

@@ -19,6 +19,9 @@ _REFUSED_KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 
+_STAT_BLOCK_SIZE = 512
+"""Of what ``st_blocks`` counts, whatever the file system's blocks are; stat(2)."""
+
 _OPEN_ADVICE = {
     errno.ENOENT: "does not exist",
     errno.ENOTDIR: "does not exist: a part of the path is not a directory",
@@ -43,6 +46,8 @@ class FileReader(ByteReader):
             os.set_blocking(self._fd, True)
             # Seeking to the end gives the size of block devices too, where st_size is 0.
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            allocated = self._opened.st_blocks * _STAT_BLOCK_SIZE
+            self.has_holes = stat.S_ISREG(self._opened.st_mode) and allocated < self.size
         except OSError as error:
             self.close()
             raise unreadable(self.name, error) from error

@@ -138,7 +138,7 @@ def test_one_cluster_never_gets_more_references_than_can_be_counted(tmp_path: Pa
     assert done.returncode == 0, done.stdout
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     cluster_bits=st.integers(9, 21),
     sizes=st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1)), min_size=1, max_size=120),

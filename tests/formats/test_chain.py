@@ -182,7 +182,7 @@ def _random_layer(draw: random.Random, readers: ImageSource) -> FakeSource:
     return FakeSource(512 * sectors, extents, cuts, readers)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
 def test_random_layers_agree_with_the_oracle(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -51,7 +51,7 @@ def test_plain_image_agrees_with_qemu(tmp_path: Path, version: int) -> None:
     assert [extent.kind for extent in extents] == [ExtentKind.DATA, ExtentKind.DATA, ExtentKind.HOLE]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
 def test_random_layouts_agree_with_qemu(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -37,7 +37,7 @@ def test_image_of_qemu_with_subclusters(tmp_path: Path, bits: int) -> None:
     compare_map(path, extents)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
 def test_random_subclusters_agree_with_qemu(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

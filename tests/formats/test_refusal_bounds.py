@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.formats import vhdx_writer
 from tests.formats.helpers import convert, run
 from tests.formats.qcow2_writer import Image
 from tests.formats.test_hostile_images import ATTACKS, Attack, descriptor
+from tests.formats.vhd_writer import Vhd
 
 MIB = 1 << 20
 SECONDS_MAX = 10
@@ -87,7 +89,55 @@ def vdi_of_equal_blocks(path: Path) -> Path:
     run("qemu-img", "create", "-q", "-f", "vdi", path, "1G")
     blocks = 128 << 20
     fields = (0x170, struct.pack("<QIIII", blocks << 20, 1 << 20, 0, blocks, blocks))
-    return put(path, (0x158, struct.pack("<I", MIB + 512 * MIB)), fields, (512, bytes(4096)), size=1 << 30)
+    block = (MIB + 512 * MIB, b"\1" * MIB)
+    return put(path, (0x158, struct.pack("<I", MIB + 512 * MIB)), fields, (512, bytes(4096)), block, size=1 << 30)
+
+
+def vdi_of_holes(path: Path) -> Path:
+    """A disk of 1 TiB in a file of a few MiB: a million blocks in one hole, and a last one behind the end."""
+    run("qemu-img", "create", "-q", "-f", "vdi", path, "1T")
+    count = 1 << 20
+    names = array("I", [*range(count - 1), count])
+    return put(path, (512, names.tobytes()), size=(5 << 20) + (count << 20))
+
+
+def vhd_of_holes(path: Path) -> Path:
+    """Four million blocks whose bitmaps lie in a hole, and a last one behind the end."""
+    size, block_size = 2040 << 30, 512 << 10
+    count = size // block_size
+    image = Vhd(size, block_size=block_size, entry={count - 1: 0xFFFF_FFF0}, geometry=(65535, 16, 255)).write()
+    names = array("I", [(17 << 11) + number * 1025 for number in range(count - 1)])
+    names.byteswap()
+    end = (count * 1025 << 9) + (18 << 20)
+    return put(path, (0, image), (1536, names.tobytes()), (end, image[:512]))
+
+
+def qcow2_of_tables_in_holes(path: Path) -> Path:
+    """An L1 table of a million L2 tables that lie in a hole, and a last one behind the end."""
+    entries = 1 << 20
+    image = Image(entries << 29, l1_entries=entries, l1_offset=65536)
+    names = array("Q", [(number + 1024) << 16 for number in range(entries - 1)] + [1 << 50])
+    names.byteswap()
+    return put(path, (0, image._header(entries, 65536)), (65536, names.tobytes()), size=(entries + 1024) << 16)
+
+
+def qcow2_of_one_table(path: Path) -> Path:
+    """A million names of one L2 table, all of whose clusters lie in a hole."""
+    entries = 1 << 20
+    image = Image(entries << 29, l1_entries=entries, l1_offset=65536)
+    names = array("Q", [1024 << 16] * entries)
+    clusters = array("Q", [(number + 2048) << 16 for number in range(8192)])
+    names.byteswap()
+    clusters.byteswap()
+    tables = (65536, names.tobytes()), (1024 << 16, clusters.tobytes())
+    return put(path, (0, image._header(entries, 65536)), *tables, size=1 << 40)
+
+
+def vmdk_of_tables_in_holes(path: Path) -> Path:
+    """A grain directory of 8 million tables that lie in a hole, and a last one behind the end."""
+    image = vmdk_directory_of_32_mib(path)
+    names = array("I", [(1 << 18) + 4 * number for number in range((8 << 20) - 1)] + [0xFFFF_FFFF])
+    return put(image, (64 * 512, names.tobytes()), size=1 << 40)
 
 
 def vmdk_directory_of_32_mib(path: Path) -> Path:
@@ -96,7 +146,7 @@ def vmdk_directory_of_32_mib(path: Path) -> Path:
     header = struct.pack("<4sIIQQQQIQQQB4sH", b"KDMV", 1, 1, capacity, 128, 1, 20, 512, 0, 64, 128, 0, b"\n \r\n", 0)
     text = descriptor('RW 1 SPARSE "x"', "monolithicSparse").ljust(20 * 512, b"\0")
     names = struct.pack("<I", 1 << 18) * (8 << 20)
-    return put(path, (0, header), (512, text), (64 * 512, names), size=1 << 28)
+    return put(path, (0, header), (512, text), (64 * 512, names), (1 << 27, bytes(MIB)), size=1 << 28)
 
 
 def vmdk_of_many_extents(path: Path) -> Path:
@@ -112,6 +162,11 @@ GIANTS: list[tuple[Callable[[Path], Path], str]] = [
     (vhd_of_2_tib, "not in the file"),
     (vdi_of_equal_blocks, "overlap"),
     (vmdk_directory_of_32_mib, "overlap"),
+    (vdi_of_holes, "not in the file"),
+    (vhd_of_holes, "not in the file"),
+    (qcow2_of_tables_in_holes, "not in the file"),
+    (qcow2_of_one_table, "overlap"),
+    (vmdk_of_tables_in_holes, "not in the file"),
     (vmdk_of_many_extents, "10000"),
 ]
 

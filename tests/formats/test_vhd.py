@@ -80,7 +80,7 @@ def test_huge_sparse_image_is_quick(tmp_path: Path) -> None:
         assert sum(len(batch) for batch in source.extents()) < 40
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
 def test_random_bitmaps_are_honoured(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

@@ -44,7 +44,7 @@ def packed(**changes: Any) -> Sparse:
     return small(**{"packed": True, "version": 3, "redundant": False, **changes})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
 def test_random_layouts_agree_with_qemu(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

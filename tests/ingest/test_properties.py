@@ -39,7 +39,7 @@ def assemble(pieces: list[tuple[str, int, int]]) -> bytes:
     return disk + bytes(-len(disk) % 512)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     disks=st.lists(PIECES, min_size=1, max_size=3),
     chunk_size=st.sampled_from([4 * KIB, 64 * KIB, MIB]),

@@ -119,7 +119,7 @@ def test_interrupted_import_reads_again_only_what_was_not_stored(store: Store, e
     assert_complete(store, tmp_path)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     blocks=st.lists(st.sampled_from(range(6)), min_size=1, max_size=60),
     tail=st.sampled_from([512, 70 * KIB, MIB]),

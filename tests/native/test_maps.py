@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataplane.engine.allocation import Allocation
 from dataplane.engine.batches import BatchBuilder, MapFault
 from dataplane.engine.block_map import add_vdi_blocks, add_vhd_sectors, add_vhdx_blocks, vhd_blocks
 from dataplane.engine.cluster_map import ClusterMap
@@ -195,10 +196,20 @@ def test_vhd_sectors_are_what_the_slow_twin_says(bits: bytes, sectors: int, size
 
 def test_vhd_blocks_have_room_for_bitmap_and_data() -> None:
     table = struct.pack(">4I", 3, 0xFFFF_FFFF, 20, 9)
-    options = {"block_size": 4096, "bitmap_size": 512, "disk_size": 3 * 4096 - 512}
-    assert vhd_blocks(table, 0, **options, file_size=20 * 512 + 512 + 3584).tolist() == [0, 1536, 8192, 10240]
+
+    def blocks(file_size: int, allocation: Allocation | None = None) -> list[int]:
+        return vhd_blocks(
+            table, 0, block_size=4096, bitmap_size=512, disk_size=3 * 4096 - 512, file_size=file_size,
+            allocation=allocation,
+        ).tolist()  # fmt: skip
+
+    size = 20 * 512 + 512 + 3584
+    assert blocks(size) == [0, 1536, 8192, 10240]
     with pytest.raises(MapFault, match="block for offset 8192 is not in the file"):
-        vhd_blocks(table, 0, **options, file_size=20 * 512 + 512 + 3583)
+        blocks(size - 1)
+    holes = Allocation(size, 1)
+    holes.add(memoryview(array("q", (10240 + 511, 1))).cast("B").cast("q", (1, 2)))
+    assert blocks(size, holes) == [8192, 10240]
 
 
 def grain_map(rows: BatchBuilder, told: Extents, room: int, base: int = 0) -> GrainMap:

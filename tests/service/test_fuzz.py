@@ -91,7 +91,7 @@ def code_of(control: ControlPlane, method: str, data: bytes, key: str = "") -> g
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_request_gets_an_answer_that_was_foreseen(
     plane: tuple[ControlPlane, list[str]], method: str, data: st.DataObject
@@ -105,7 +105,7 @@ def test_any_request_gets_an_answer_that_was_foreseen(
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=120))
 def test_any_bytes_get_an_answer_that_was_foreseen(
     plane: tuple[ControlPlane, list[str]], method: str, data: bytes

@@ -339,7 +339,7 @@ def test_answers_carry_a_request_id(control: ControlPlane) -> None:
     assert len(dict(call.initial_metadata())["x-request-id"]) == 36
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200))
 def test_create_of_random_bytes_is_never_internal(control: ControlPlane, data: bytes) -> None:
     call: Any = control.channel.unary_unary("/yandex.cloud.compute.v1.ImageService/Create")
@@ -363,7 +363,7 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=REQUESTS)
 def test_create_of_any_request_is_never_internal(control: ControlPlane, request: images.CreateImageRequest) -> None:
     code = Code.OK

@@ -91,7 +91,7 @@ class Counts(RuleBasedStateMachine):
 
 
 TestCounts = Counts.TestCase
-TestCounts.settings = settings(max_examples=12, stateful_step_count=14, deadline=None)
+TestCounts.settings = settings(max_examples=12, stateful_step_count=14)
 
 
 @pytest.fixture
