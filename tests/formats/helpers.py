@@ -10,6 +10,7 @@ from typing import Any
 from dataplane.extent import Extent
 from dataplane.formats.probe import open_source
 from dataplane.image_source import ImageSource
+from dataplane.readers.file import FileReader
 from tests.oracles.extents import checked_extents, read_all
 
 
@@ -60,3 +61,10 @@ def content_of(path: Path, **options: Any) -> tuple[bytes, list[Extent]]:
 def checked_content(source: ImageSource) -> tuple[bytes, list[Extent]]:
     extents = checked_extents(source)
     return read_all(source), extents
+
+
+def without_holes(path: Path) -> FileReader:
+    """Open a file as if its file system could not tell holes from data."""
+    reader = FileReader(path)
+    reader.has_holes = False
+    return reader

@@ -37,6 +37,8 @@ def compare_map(path: Path, extents: list[Extent]) -> None:
         for extent in extents:
             if extent.offset >= end or extent.offset + extent.length <= start:
                 continue
+            if told["data"] and extent.kind == ExtentKind.ZERO:
+                continue  # a hole of the file: that it reads as zeros is borne out by the comparison of content
             if told["data"]:
                 assert extent.kind == ExtentKind.DATA
                 if "offset" in told:

@@ -18,7 +18,7 @@ from dataplane.formats.vhdx import open_vhdx
 from dataplane.readers.file import FileReader
 from tests.formats import vhdx_writer as writer
 from tests.formats.direct import MIB, content_at, damage, read_or_refused, refused, same_root, sample_disk
-from tests.formats.helpers import qemu_content, qemu_io, run
+from tests.formats.helpers import qemu_content, qemu_io, run, without_holes
 from tests.formats.vhdx_writer import BAT, METADATA, Vhdx, header, sealed
 
 OTHER = "11111111-2222-3333-4444-555555555555"
@@ -71,7 +71,9 @@ def test_huge_sparse_image_is_quick(tmp_path: Path) -> None:
     with open_vhdx(FileReader(path)) as source:
         assert source.virtual_size == 8 << 40
         data = [row for batch in source.extents() for row in unpack_batch(batch)]
-    assert (7 << 40, MIB, int(ExtentKind.DATA)) in {tuple(row[:3]) for row in data}
+    (written,) = [row for row in data if row[2] == ExtentKind.DATA]  # the rest of the block is a hole of the file
+    assert written[0] == 7 << 40
+    assert 65536 <= written[1] <= MIB
     assert len(data) < 1000
 
 
@@ -101,7 +103,7 @@ def test_entries_for_sector_bitmaps_are_skipped(tmp_path: Path, block_size: int,
     )
     with path.open("r+b") as file:
         file.truncate(block_size * 6)
-    with open_vhdx(FileReader(path)) as source:
+    with open_vhdx(without_holes(path)) as source:
         rows = [row for batch in source.extents() for row in unpack_batch(batch)]
     told = sum(row[1] for row in rows if row[2] == ExtentKind.DATA)
     assert told == 5 * block_size
