@@ -42,9 +42,6 @@ static inline int dp_order(const uint8_t *a, const uint8_t *b)
     return x < y ? -1 : x > y ? 1 : __builtin_memcmp(a, b, 32);
 }
 
-/* About twice the square root of a size above 0. */
-static inline uint64_t dp_root(uint64_t size) { return (uint64_t)2 << ((64 - __builtin_clzll(size)) / 2); }
-
 /* Bit of an id in word `word` of its filter block. */
 static inline uint32_t dp_filter_bit(const uint8_t *id, int word)
 {

@@ -22,7 +22,6 @@ cdef extern from "run_entry.h" nogil:
     uint64_t dp_scale(uint64_t word, uint64_t size)
     uint64_t dp_interpolate(uint64_t part, uint64_t whole, uint64_t size) nogil
     int dp_order(const uint8_t* a, const uint8_t* b)
-    uint64_t dp_root(uint64_t size)
     uint32_t dp_filter_bit(const uint8_t* id, int word)
 
 cdef enum:
