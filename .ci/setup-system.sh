@@ -10,6 +10,7 @@ packages=(
     postgresql                                      # the tests: a ledger and catalogue outside of SQLite
     mount xz-utils zstd bzip2 lz4 strace            # the tests: loop devices, wrappers to be refused, kills of repair
     xfsprogs                                        # the tests: power cuts on a file system of their own
+    valgrind                                        # the tests: instructions that kernels take
 )
 
 installed() {
