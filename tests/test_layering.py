@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND_FLOOR = ("errors", "limits", "extent", "byte_reader", "image_source")
+GROUND_FLOOR = ("hints", "dataclass", "errors", "limits", "extent", "byte_reader", "image_source")
 
 # A package may import those of lower rank and itself; packages of one rank do not know each other.
 RANKS = {

@@ -76,7 +76,7 @@ def added_verbs() -> dict[str, EntryPoint]:
 
 def run_verb(name: str, arguments: list[str]) -> int:
     """Parse the verb's arguments and run it."""
-    import argparse
+    from dataplane.cli.verb_parser import verb_parser
 
     if name in VERBS:
         from importlib import import_module
@@ -90,7 +90,7 @@ def run_verb(name: str, arguments: list[str]) -> int:
             return 2
         verb = entry.load()
         summary = verb.help
-    parser = argparse.ArgumentParser(prog=f"dataplane {name}", description=summary[0].upper() + summary[1:] + ".")
+    parser = verb_parser(name, summary)
     verb.add_arguments(parser)
     return guarded(lambda: verb.run(parser.parse_args(arguments)))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import SOURCE_HELP, add_source_arguments, open_argument
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.upkeep.donors import Donor
@@ -25,7 +25,6 @@ the image. Importing the same data again heals as well, once repair has run."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument(
         "--from",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import replace
 
+from dataplane.dataclass import replace
 from dataplane.errors import Corrupt, IoFailed, LeaseLost, NoSpace, SourceUnavailable, StoreLocked
 from dataplane.ingest.done import Done
 from dataplane.ingest.progress import Progress

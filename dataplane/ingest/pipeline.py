@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from array import array
-from typing import Protocol
 
 from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState, blake3
 from dataplane.engine.window import Window
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import Protocol
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import run_crew

@@ -9,8 +9,8 @@ finds its chunks unused.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.store.layout import Layout
 from dataplane.store.lease import Lease
 from dataplane.store.ledger import Ledger

@@ -13,13 +13,13 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import BinaryIO
 
+from dataplane.dataclass import dataclass, field
 from dataplane.engine.counts import Change, count_chunks, ids_between, sort_distinct
 from dataplane.engine.run_merge import RunMerge
 from dataplane.engine.runs import Run, RunCorrupt
 from dataplane.errors import Corrupt, DataplaneError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import MIB, PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.counted_roots import pending
@@ -31,6 +31,9 @@ from dataplane.store.runs import Index, map_file, open_run
 from dataplane.store.sql import SqlConnection
 from dataplane.store.store import Store
 from dataplane.store.workspace import trying_lock
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 IDS_MAX = MIB
 """Chunk ids that are sorted at once, 32 MiB; an image with more is gone through several times."""

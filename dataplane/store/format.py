@@ -10,8 +10,8 @@ import json
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import blake3, xxh3
 from dataplane.errors import Corrupt, StoreIncompatible
 from dataplane.limits import PAGE_CHUNKS

@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from typing import Any
 
+from dataplane.dataclass import replace
 from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store.format import ID_SIZE
 from dataplane.store.ledger_schema import SCHEMA_VERSION, create_tables, read_version, take_steps
 from dataplane.store.pins import (
@@ -29,6 +29,9 @@ from dataplane.store.pins import (
     unchecked_pin,
 )
 from dataplane.store.sql import IntegrityBroken, LedgerDatabase, SqlConnection
+
+if TYPE_CHECKING:
+    from typing import Any
 
 COLUMNS = {
     "ledger_meta": ("name", "value"),

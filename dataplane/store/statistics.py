@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dataplane.dataclass import dataclass
 from dataplane.errors import IoFailed, NoSpace
 from dataplane.store.counted_roots import pending
 from dataplane.store.pins import Pin

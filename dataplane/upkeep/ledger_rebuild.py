@@ -12,9 +12,9 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dataplane.dataclass import dataclass, field, replace
 from dataplane.engine.codec import Codec, Decoder
 from dataplane.engine.scan import blake3
 from dataplane.errors import Corrupt, DataplaneError, StoreLocked, UsageError

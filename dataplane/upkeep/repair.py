@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataplane.dataclass import dataclass, field
 from dataplane.errors import Corrupt, DataplaneError
 from dataplane.image_source import ImageSource
 from dataplane.ingest.progress import Progress

@@ -7,9 +7,9 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataplane.dataclass import dataclass, field
 from dataplane.engine.codec import Codec, Decoder
 from dataplane.engine.scan import DIGEST_SIZE, blake3
 from dataplane.engine.table import DigestTable
