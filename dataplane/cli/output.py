@@ -60,6 +60,13 @@ def size_fields(sizes: Sizes) -> dict[str, object]:
     }
 
 
+def utc(seconds: float) -> str:
+    """Return a time since 1970 as ISO 8601 has it, to the second."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def say(message: str) -> None:
     """Print a message for people to standard error."""
     print(message, file=sys.stderr)

@@ -89,6 +89,7 @@ def fields(report: RepairReport) -> dict[str, object]:
             "named": ledger.named,
             "recovered": ledger.recovered,
             "incomplete": [root.hex() for root in ledger.incomplete],
+            "unfinished": [root.hex() for root in ledger.unfinished],
         },
         "rebuilt_runs": report.rebuilt_runs,
         "damaged_chunks": report.damaged_chunks,
@@ -109,6 +110,8 @@ def show(report: RepairReport) -> None:
             print(f"an image whose name is lost is now {name}")
         for root in report.ledger.incomplete:
             print(f"root {root.hex()} is incomplete and left alone: most likely an image that was removed")
+        for root in report.ledger.unfinished:
+            print(f"root {root.hex()} is what an unfinished import had stored, and no image: begin the import again")
     if report.rebuilt_runs:
         print(f"rebuilt {report.rebuilt_runs} runs from packs")
     for name in report.quarantined:

@@ -20,7 +20,7 @@ from dataplane.image_source import ImageSource
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.checkpoints import forget_all
-from dataplane.store.counting import forget_counts
+from dataplane.store.counted_roots import forget_counts
 from dataplane.store.lease import Lease, drop_dead_leases
 from dataplane.store.merging import arranging_runs, replace_runs
 from dataplane.store.pack import read_table
