@@ -146,6 +146,7 @@ NEEDLESS: dict[str, Collection[str]] = {
     "measure DISK": {*HEAVY, "pathlib", "urllib", "dataplane.ingest.prefetch"},
     "import STORE DISK --name another": {*HEAVY, "dataplane.ingest.prefetch"} - {"sqlite3", "shutil", "tempfile"},
     "export STORE disk -": {*HEAVY} - {"sqlite3", "shutil"},
+    "verify STORE": {*HEAVY, "secrets", "random"} - {"sqlite3", "shutil"},
     "ls STORE": LEDGER_ONLY,
     "stat STORE": LEDGER_ONLY,
     "stat STORE disk": LEDGER_ONLY,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 
 from dataplane.dataclass import dataclass, field, replace
@@ -150,6 +149,8 @@ class Counting:
 
     def _count(self, root: bytes, domain: str, number: int, *, leaving: bool) -> None:
         """Count the chunks of a root in or out, durably."""
+        import tempfile  # it costs start-up time, and every import of an image loads this module
+
         store = self._store
         index = store.index_without(())
         counts = self._open(list(self._names()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -95,7 +95,7 @@ def scrub(
         pin = store.pin(name)
         wanted = DigestTable(DIGEST_SIZE)
         add_image(store, index, pin.root, pin.domain, wanted, store.ledger.lost_chunks())
-    selection = Selection(wanted=wanted, share=share, seed=secrets.randbits(64))
+    selection = Selection(wanted=wanted, share=share, seed=int.from_bytes(os.urandom(8)))
     work = Scrub(store, index, selection, progress or Progress(), cancelled)
     work.run(thread_count(threads), None if seconds_max is None else started + seconds_max)
     if name is None:
