@@ -10,8 +10,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import NamedTuple
 
+from dataplane.hints import NamedTuple
 from dataplane.limits import MIB
 
 WINDOW_SIZE = 4 * MIB

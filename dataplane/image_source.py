@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
 
 from dataplane.byte_reader import ByteReader
+from dataplane.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class ImageSource(ABC):

@@ -6,14 +6,14 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND_FLOOR = ("errors", "limits", "extent", "byte_reader", "image_source")
+GROUND_FLOOR = ("hints", "dataclass", "errors", "limits", "extent", "byte_reader", "image_source")
 
 # A package may import those of lower rank and itself; packages of one rank do not know each other.
 RANKS = {
@@ -38,6 +38,7 @@ CONTROL_PLANE = (
     *("jwt", "prometheus_client", "opentelemetry", "starlette", "uvicorn"),
 )
 HEAVY = (
+    *("inspect", "dataclasses", "typing", "locale", "shutil", "subprocess", "tempfile", "logging"),
     "numpy",
     "sqlite3",
     "grpc",
@@ -137,6 +138,45 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stderr.strip() == "[]"
+
+
+LEDGER_ONLY = {*HEAVY, "dataplane.store.pack", "dataplane.store.runs", "dataplane._native.runs"} - {"sqlite3"}
+NEEDLESS: dict[str, Collection[str]] = {
+    "measure DISK --codec none": {*HEAVY, "pathlib", "urllib", "json", "dataplane.store", "dataplane.ingest.feed"},
+    "measure DISK": {*HEAVY, "pathlib", "urllib", "dataplane.ingest.prefetch"},
+    "import STORE DISK --name another": {*HEAVY, "dataplane.ingest.prefetch"} - {"sqlite3", "shutil", "tempfile"},
+    "export STORE disk -": {*HEAVY} - {"sqlite3", "shutil"},
+    "verify STORE": {*HEAVY, "secrets", "random"} - {"sqlite3", "shutil"},
+    "ls STORE": LEDGER_ONLY,
+    "stat STORE": LEDGER_ONLY,
+    "stat STORE disk": LEDGER_ONLY,
+}
+"""What a verb has to do without, each of them a few per cent of all the time it has: see benchmarks/bench_start.py."""
+
+
+@pytest.mark.parametrize("line", NEEDLESS)
+def test_verb_loads_nothing_needless(tmp_path: Path, line: str) -> None:
+    places = {"DISK": str(tmp_path / "disk"), "STORE": str(tmp_path / "store")}
+    (tmp_path / "disk").write_bytes(bytes(range(256)) * 4096)
+    for made in (["init", "STORE"], ["import", "STORE", "DISK", "--name", "disk"], ["stat", "STORE"]):
+        assert modules_after([places.get(word, word) for word in made])
+    loaded = modules_after([places.get(word, word) for word in line.split()])
+    assert sorted(loaded.intersection(NEEDLESS[line])) == []
+
+
+def modules_after(words: list[str]) -> set[str]:
+    """Run a verb in a process of its own and return what it had loaded at its end."""
+    program = f"""
+import os, sys
+from dataplane.cli.main import main
+sys.stdout = open(os.devnull, "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+code = main({words!r})
+print(*sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stderr.splitlines()[-1].split())
 
 
 def test_rules_notice_an_arrow_that_points_up() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dataplane.analysis.block_log import BLOCK_SIZE, BLOCKS, BlockLog, folded, shifted
 from dataplane.analysis.counting import count_keys, make_keys
 from dataplane.analysis.labels import partitions
 from dataplane.analysis.levels import Level
+from dataplane.dataclass import dataclass
 from dataplane.image_source import ImageSource
 
 WARNING_SHARE = 0.05

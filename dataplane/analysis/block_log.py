@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.fold import fold
 from dataplane.engine.plan import Plan
 from dataplane.engine.survey import BLOCK_ABSENT, BLOCK_ZERO, Survey, note_window
@@ -17,7 +17,8 @@ from dataplane.errors import Cancelled
 from dataplane.extent import WINDOW_SIZE
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
-from dataplane.ingest.feed import Feed, descriptors, load_error
+from dataplane.ingest.feed import Feed, descriptors
+from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
 from dataplane.limits import CHUNK_SIZE_MIN, DECODED_SIZE_MAX
 

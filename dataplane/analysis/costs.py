@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import KIB, PACK_SIZE_MAX
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.analysis.block_log import Digests
+from dataplane.dataclass import dataclass
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError
 

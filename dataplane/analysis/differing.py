@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import UsageError
 from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from dataplane.dataclass import dataclass
 
 Z95 = 1.959963984540054
 """Of the normal distribution: 95 % lie within so many standard deviations."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.analysis.logical import read_ranges
+from dataplane.dataclass import dataclass
 from dataplane.image_source import ImageSource
 from dataplane.limits import KIB, MIB, SECTOR_SIZE
 

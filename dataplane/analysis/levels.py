@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from dataplane.analysis.block_log import BlockLog, Digests, folded
 from dataplane.analysis.counting import ChunkCounts, count_keys, grouped, image_bits, make_keys, run_starts, to_keys
 from dataplane.analysis.estimate import Estimate, estimate_count
 from dataplane.analysis.sampled_keys import SampledKeys
+from dataplane.dataclass import dataclass, field
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.extent import WINDOW_SIZE
 from dataplane.limits import PAGE_CHUNKS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -14,6 +13,7 @@ from dataplane.analysis.block_log import BLOCK_SIZE, BlockLog, Digests, folded, 
 from dataplane.analysis.ext4_free import free_blocks
 from dataplane.analysis.labels import Partition, partitions
 from dataplane.analysis.trial import Trials
+from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from dataplane.analysis.sweeping import can_sweep, sweep
+from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile
-from dataplane.engine.scan import DIGEST_SIZE, ChunkState
-from dataplane.engine.table import DigestTable
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import thread_count
-from dataplane.ingest.pipeline import Pipeline
 from dataplane.ingest.progress import Progress
 from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 
-XXH3_SIZE = 16
+if TYPE_CHECKING:
+    from dataplane.analysis.meter import Meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,31 +27,6 @@ class Measured:
     sizes: Sizes
     seconds: float
     bytes_read: int
-
-
-class MeasuringSink:
-    """A sink that keeps only digests, so that chunks shared by several sources count once in their total."""
-
-    keeps_manifest = False
-
-    def __init__(self) -> None:
-        self._table = DigestTable(DIGEST_SIZE)
-        self._lock = threading.Lock()
-        self.storage_size = 0
-        self.distinct_chunks = 0
-
-    def mark_stored(self, ids: memoryview, states: memoryview) -> tuple[int, int]:
-        """Find nothing: every source is measured as if it were alone."""
-        return 0, 0
-
-    def append(self, ids: memoryview, stored_lengths: memoryview, plain_length: int, encoded: memoryview) -> None:
-        """Count the chunks that no source before had."""
-        states = bytearray([ChunkState.DATA]) * len(stored_lengths)
-        fresh = self._table.claim(ids, states)
-        size = sum(length for length, state in zip(stored_lengths, states, strict=True) if state == ChunkState.NEW)
-        with self._lock:
-            self.storage_size += size
-            self.distinct_chunks += fresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +50,7 @@ class Measurer:
     ) -> None:
         check_chunk_size(chunk_size)
         profile = CodecProfile.parse(codec)
-        sweeping = profile.level is None and all(can_sweep(source) for source in sources)
-        self._meter: Meter = SweepMeter(chunk_size) if sweeping else EncodeMeter(chunk_size, profile)
+        self._meter = pick_meter(sources, chunk_size, profile)
         self._measured: list[Measured] = []
 
     def add(
@@ -124,81 +94,17 @@ def measure(
     return measurer.finish()
 
 
-class Meter(Protocol):
-    """A way of measuring sources one after the other."""
+def pick_meter(sources: Sequence[ImageSource], chunk_size: int, codec: CodecProfile) -> Meter:
+    """Return the quickest meter that serves; what the other one needs is not even imported."""
+    if codec.level is None and all(can_sweep(source) for source in sources):
+        from dataplane.analysis.sweep_meter import SweepMeter
 
-    def add(self, source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None) -> Sizes:
-        """Return the sizes of one source as if it were alone."""
+        return SweepMeter(chunk_size)
+    from dataplane.analysis.encode_meter import EncodeMeter
 
-    def total(self, measured: Sequence[Sizes]) -> Sizes:
-        """Return the sizes of all sources together."""
-
-
-class SweepMeter:
-    """Measures without compression."""
-
-    def __init__(self, chunk_size: int) -> None:
-        self._chunk_size = chunk_size
-        self._shared = DigestTable(XXH3_SIZE)
-
-    def add(self, source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None) -> Sizes:
-        """Sweep one source."""
-        table = DigestTable(XXH3_SIZE)
-        sizes = sweep(
-            source, table,
-            chunk_size=self._chunk_size, key=None, threads=threads, progress=progress, cancelled=cancelled,
-        )  # fmt: skip
-        if len(self._shared):
-            self._shared.update(table)
-        else:
-            self._shared = table
-        return sizes
-
-    def total(self, measured: Sequence[Sizes]) -> Sizes:
-        """Count the digests of all sources."""
-        distinct = len(self._shared)
-        return sum_sizes(measured, self._chunk_size, "none", distinct * self._chunk_size, distinct)
+    return EncodeMeter(chunk_size, codec)
 
 
-class EncodeMeter:
-    """Measures by encoding every distinct chunk, as an import does."""
-
-    def __init__(self, chunk_size: int, codec: CodecProfile) -> None:
-        self._chunk_size = chunk_size
-        self._codec = codec
-        self._key = os.urandom(DIGEST_SIZE)
-        self._sink = MeasuringSink()
-
-    def add(self, source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None) -> Sizes:
-        """Run one source through the pipeline."""
-        pipeline = Pipeline(
-            source,
-            self._sink,
-            key=self._key,
-            domain="",
-            chunk_size=self._chunk_size,
-            codec=self._codec,
-            threads=threads,
-            progress=progress,
-            cancelled=cancelled,
-        )
-        return pipeline.run()[1]
-
-    def total(self, measured: Sequence[Sizes]) -> Sizes:
-        """Use what the sink counted."""
-        sink = self._sink
-        return sum_sizes(measured, self._chunk_size, str(self._codec), sink.storage_size, sink.distinct_chunks)
-
-
-def sum_sizes(measured: Sequence[Sizes], chunk_size: int, codec: str, storage_size: int, distinct_chunks: int) -> Sizes:
-    """Return the sums of sizes that add up, with the `storage_size` and `distinct_chunks` that do not."""
-    return Sizes(
-        virtual_size=sum(sizes.virtual_size for sizes in measured),
-        data_size=sum(sizes.data_size for sizes in measured),
-        storage_size=storage_size,
-        allocated_size=sum(sizes.allocated_size for sizes in measured),
-        chunk_size=chunk_size,
-        codec=codec,
-        chunks=sum(sizes.chunks for sizes in measured),
-        distinct_chunks=distinct_chunks,
-    )
+def can_sweep(source: ImageSource) -> bool:
+    """Return whether every reader of `source` has a file descriptor, which is what native loops read from."""
+    return all(reader.fileno() is not None for reader in source.readers)

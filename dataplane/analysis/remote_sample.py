@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from dataplane.analysis.estimate import Estimate, student95
 from dataplane.analysis.picking import PickedSource
 from dataplane.analysis.trial import KEY
+from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.window import Window

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 from dataplane.analysis.block_log import BlockLog, joined, survey
 from dataplane.analysis.estimate import Estimate, estimate_sum
 from dataplane.analysis.levels import exact_levels
 from dataplane.analysis.remote_sample import measure_remotely
 from dataplane.analysis.trial import Trials
+from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile
 from dataplane.errors import UsageError
 from dataplane.image_source import ImageSource

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import ChunkState
 from dataplane.store import format as fmt
 from dataplane.store.store import Store

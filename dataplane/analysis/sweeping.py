@@ -13,7 +13,7 @@ from dataplane.extent import WINDOW_SIZE
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import run_crew
-from dataplane.ingest.feed import load_error
+from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
 from dataplane.limits import DECODED_SIZE_MAX, MIB
 
@@ -23,11 +23,6 @@ refilled in turn, was about 15 % faster with XXH3 and 5 % with BLAKE3 than one p
 
 POLL_S = 0.1
 """How often a running sweep's counters reach the progress, and cancellation is looked at."""
-
-
-def can_sweep(source: ImageSource) -> bool:
-    """Return whether every reader of `source` has a file descriptor, which is what native loops read from."""
-    return all(reader.fileno() is not None for reader in source.readers)
 
 
 def sweep(
@@ -49,7 +44,7 @@ def sweep(
     windows = [Window(size, chunk_size, key) for _ in range(threads)]
     progress.total_bytes, progress.stage = source.virtual_size, "reading"
     data_size = chunks = distinct = allocated = 0
-    fds = [fd for reader in source.readers if (fd := reader.fileno()) is not None]  # one each: see can_sweep
+    fds = [fd for reader in source.readers if (fd := reader.fileno()) is not None]  # one each: see pick_meter
     for batch in source.extents():
         plan = Plan(batch, size, DECODED_SIZE_MAX)
         work = Sweep(plan, table, fds, WINDOW_SIZE)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.analysis.picking import PickedSource
+from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.window import Window

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from dataplane.analysis.estimate import Estimate, estimate_sum
 from dataplane.analysis.levels import Level, SampledLevels, exact_levels
 from dataplane.analysis.trial import Trial, Trials
 from dataplane.analysis.verdict import WEIGHTS_DEFAULT, Verdict, judge
+from dataplane.dataclass import dataclass, field
 from dataplane.engine.codec import CodecProfile
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import Cancelled, UsageError

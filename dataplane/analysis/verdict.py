@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from dataplane.dataclass import dataclass
 
 AXES = {"space": "total_size", "memory": "index_memory", "speed": "import_seconds", "read": "read_amplification_64k"}
 """What a weight is given to, and the field of a profile that measures it; less is better in all of them."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, BinaryIO
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import thread_number
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from dataplane.ingest.exporting import ExportResult
 
 FORMATS = ("raw", "qcow2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from dataplane.cli.sizes import parse_duration
 
@@ -17,7 +16,6 @@ removals go on meanwhile. What is deleted cannot be brought back; --dry-run show
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be condemned")
     parser.add_argument(
@@ -66,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
             checkpoint_s=args.checkpoint_period,
             fence_s=args.fence_after,
         )
-    fields = {**asdict(report), "seconds": round(report.seconds, 3)}
+    fields = {**{name: getattr(report, name) for name in report.__slots__}, "seconds": round(report.seconds, 3)}
     (print_json if args.json else print_fields)(fields)
     return 0

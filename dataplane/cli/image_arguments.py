@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from dataplane.cli.sources import open_argument
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.image_source import ImageSource

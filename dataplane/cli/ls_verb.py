@@ -13,9 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line an image."""
-    from datetime import UTC, datetime
-
-    from dataplane.cli.output import print_json, print_table
+    from dataplane.cli.output import print_json, print_table, utc
     from dataplane.cli.sizes import human_size
     from dataplane.store.store import Store
 
@@ -29,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
             "virtual_size": pin.virtual_size,
             "data_size": pin.data_size,
             "storage_size": pin.storage_size,
-            "created_at": datetime.fromtimestamp(pin.created_at / 1e6, UTC).isoformat(timespec="seconds"),
+            "created_at": utc(pin.created_at / 1e6),
         }
         for pin in pins
     ]

@@ -5,6 +5,7 @@ Nothing is imported before it is known to be needed: half of what a short comman
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from dataplane import __version__
@@ -32,6 +33,10 @@ VERBS = {
     "doctor": "show CPU features, kernel variants and library versions",
 }
 VERB_GROUP = "dataplane.verbs"
+
+COLLECTION_THRESHOLD = 20_000
+"""New containers between two looks of Python's collector for cycles. By default it is 700, and the modules of a verb
+are looked at again and again while they are loaded, which takes a twentieth of a short verb's time."""
 
 
 class Terminated(BaseException):
@@ -76,7 +81,8 @@ def added_verbs() -> dict[str, EntryPoint]:
 
 def run_verb(name: str, arguments: list[str]) -> int:
     """Parse the verb's arguments and run it."""
-    import argparse
+    gc.set_threshold(COLLECTION_THRESHOLD)
+    from dataplane.cli.verb_parser import verb_parser
 
     if name in VERBS:
         from importlib import import_module
@@ -90,7 +96,7 @@ def run_verb(name: str, arguments: list[str]) -> int:
             return 2
         verb = entry.load()
         summary = verb.help
-    parser = argparse.ArgumentParser(prog=f"dataplane {name}", description=summary[0].upper() + summary[1:] + ".")
+    parser = verb_parser(name, summary)
     verb.add_arguments(parser)
     return guarded(lambda: verb.run(parser.parse_args(arguments)))
 

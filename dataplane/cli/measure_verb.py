@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from dataplane.cli.image_arguments import IMAGES_HELP, open_images
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import both_ways, parse_share, parse_size
 from dataplane.cli.sources import add_source_arguments
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.analysis.sampled_measuring import SampledSizes

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from dataplane.cli.sizes import both_ways
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.ingest.accounting import Sizes
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
+    import json
+
     print(json.dumps(value, indent=2))
 
 
@@ -57,6 +58,13 @@ def size_fields(sizes: Sizes) -> dict[str, object]:
         "chunks": sizes.chunks,
         "distinct_chunks": sizes.distinct_chunks,
     }
+
+
+def utc(seconds: float) -> str:
+    """Return a time since 1970 as ISO 8601 has it, to the second."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def say(message: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import SOURCE_HELP, add_source_arguments, open_argument
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.upkeep.donors import Donor
@@ -25,7 +25,6 @@ the image. Importing the same data again heals as well, once repair has run."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument(
         "--from",
@@ -90,6 +89,7 @@ def fields(report: RepairReport) -> dict[str, object]:
             "named": ledger.named,
             "recovered": ledger.recovered,
             "incomplete": [root.hex() for root in ledger.incomplete],
+            "unfinished": [root.hex() for root in ledger.unfinished],
         },
         "rebuilt_runs": report.rebuilt_runs,
         "damaged_chunks": report.damaged_chunks,
@@ -110,6 +110,8 @@ def show(report: RepairReport) -> None:
             print(f"an image whose name is lost is now {name}")
         for root in report.ledger.incomplete:
             print(f"root {root.hex()} is incomplete and left alone: most likely an image that was removed")
+        for root in report.ledger.unfinished:
+            print(f"root {root.hex()} is what an unfinished import had stored, and no image: begin the import again")
     if report.rebuilt_runs:
         print(f"rebuilt {report.rebuilt_runs} runs from packs")
     for name in report.quarantined:

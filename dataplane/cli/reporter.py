@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 from types import TracebackType
@@ -73,6 +72,8 @@ class Reporter:
             sys.stderr.flush()
 
     def _json(self, kind: str, fields: dict[str, object]) -> None:
+        import json
+
         sys.stderr.write(json.dumps({"type": kind, "label": self._label, **fields}) + "\n")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.store.store import Store
@@ -29,7 +30,10 @@ def run(args: argparse.Namespace) -> int:
         if args.matrix:
             return show_matrix(store, as_json=args.json)
         fields = store_fields(store) if args.name is None else image_fields(store, args.name)
-    (print_json if args.json else print_fields)(fields)
+    if args.json:
+        print_json(fields)
+    else:
+        print_fields({name: value for name, value in fields.items() if not isinstance(value, list)})
     return 0
 
 
@@ -94,5 +98,42 @@ def store_fields(store: Store) -> dict[str, object]:
         "codec": str(store.codec),
         "distinct_chunks": sizes.live_chunks,
         "packs": sizes.packs,
+        **unfinished_fields(store),
         **({"damaged_images": sizes.damaged_images} if sizes.damaged_images else {}),
+    }
+
+
+def unfinished_fields(store: Store) -> dict[str, object]:
+    """Return what imports that did not finish keep, nothing when there are none.
+
+    `unfinished_size` is in stored bytes, what images use too included, and counts for each what several keep. From
+    `expires_at` on a collection with the usual period forgets an import; one that is at work has none.
+    """
+    from dataplane.cli.output import utc
+    from dataplane.store.checkpoints import checkpoints
+
+    found = checkpoints(store.ledger)
+    if not found:
+        return {}
+    from dataplane.store.workspace import is_abandoned
+    from dataplane.upkeep.gc import CHECKPOINT_S
+
+    imports: list[dict[str, object]] = []
+    for one in found:
+        at_work = not is_abandoned(store.layout.temporary / one.lease)
+        imports.append(
+            {
+                "owner": one.owner,
+                "position": one.position,
+                "storage_size": one.storage_size,
+                "saved_at": utc(one.saved_at / 1e6),
+                "at_work": at_work,
+                "expires_at": None if at_work else utc(one.saved_at / 1e6 + CHECKPOINT_S),
+            }
+        )
+    return {
+        "unfinished_imports": len(found),
+        "unfinished_size": sum(one.storage_size or 0 for one in found),
+        "unfinished_expire_at": max((str(one["expires_at"]) for one in imports if one["expires_at"]), default=None),
+        "unfinished": imports,
     }

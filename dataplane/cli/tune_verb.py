@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 from dataplane.cli.image_arguments import IMAGES_HELP, open_images
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import both_ways, human_size, parse_size
 from dataplane.cli.sources import add_source_arguments
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from dataplane.analysis.tuning import Tuner
 
 AXES = ("space", "memory", "speed", "read")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import human_size, parse_duration, parse_share
 from dataplane.cli.sources import thread_number
+from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.upkeep.hurt_images import HurtImage

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dataplane._native.codec import LEVEL_MAX, LEVEL_MIN, Codec, Decoder, Encoder
+from dataplane.dataclass import dataclass
 from dataplane.errors import UsageError
 
 __all__ = ["LEVEL_MAX", "LEVEL_MIN", "Codec", "CodecProfile", "Decoder", "Encoder"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.errors import Unsupported
 from dataplane.formats.raw import RawSource
 from dataplane.formats.signatures import (
@@ -55,6 +54,8 @@ def _open_qcow2(reader: ByteReader, extras: Extras) -> ImageSource:
 
 
 def _open_vmdk(reader: ByteReader, extras: Extras) -> ImageSource:
+    from pathlib import Path
+
     from dataplane.formats.vmdk import open_vmdk
 
     return open_vmdk(reader, extent_dir=None if extras.extent_dir is None else Path(extras.extent_dir))

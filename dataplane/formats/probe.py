@@ -21,7 +21,7 @@ _FORMATS_REFUSED = frozenset(("qed", "qcow", "parallels"))
 _FORMATS_BELOW = {None: "auto", "": "auto", "file": "raw", "host_device": "raw", "vpc": "vhd"}
 """What headers call formats that have another name here."""
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 
 
 def open_source(
@@ -97,7 +97,7 @@ def _open_reader(
     ca_file: Location | None,
 ) -> ByteReader:
     path = os.fspath(location)
-    scheme = _URL.match(path)
+    scheme = re.match(_SCHEME, path) if "://" in path else None
     if scheme is None:
         from dataplane.readers.file import FileReader
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass, field
 from dataplane.errors import InvalidImage
 from dataplane.limits import KIB
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, Unsupported
 from dataplane.extent import ExtentCodec
 from dataplane.formats.qcow2_extensions import Extensions, printable_ascii, read_extensions

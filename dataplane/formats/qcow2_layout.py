@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import UsageError
 from dataplane.limits import L1_TABLE_SIZE_MAX, SECTOR_SIZE
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, UsageError
 from dataplane.formats.qcow2_extensions import printable_ascii
 from dataplane.formats.qcow2_header import DiskState, Qcow2Header, check_state

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.engine.batches import BatchBuilder
 from dataplane.engine.block_map import add_vdi_blocks
 from dataplane.errors import InvalidImage, Unsupported

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, Unsupported
 from dataplane.formats.tables import check_inside, check_power, check_virtual_size
 from dataplane.limits import BLOCK_MAP_SIZE_MAX, SECTOR_SIZE

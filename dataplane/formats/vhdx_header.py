@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 import uuid
-from dataclasses import dataclass
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, Unsupported
 from dataplane.formats.crc32c import crc32c
 from dataplane.formats.tables import check_inside, check_power

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, Unsupported
 from dataplane.limits import DESCRIPTOR_EXTENTS_MAX, SECTOR_SIZE, VIRTUAL_SIZE_MAX
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Any
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, Unsupported
 from dataplane.formats.tables import check_inside, check_power, check_virtual_size
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import (
     DECODED_SIZE_MAX,
     DESCRIPTOR_SIZE_MAX,
@@ -17,6 +17,9 @@ from dataplane.limits import (
     SECTOR_SIZE,
     VIRTUAL_SIZE_MAX,
 )
+
+if TYPE_CHECKING:
+    from typing import Any
 
 MAGIC = b"KDMV"
 MAGIC_COWD = b"COWD"

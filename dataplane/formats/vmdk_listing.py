@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from dataplane.byte_reader import ByteReader
 from dataplane.engine.batches import BatchBuilder
@@ -21,6 +20,7 @@ from dataplane.formats.vmdk_header import (
     read_header,
     read_header_cowd,
 )
+from dataplane.hints import Protocol
 from dataplane.readers.file import FileReader
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dataplane.dataclass import dataclass
 from dataplane.extent import WINDOW_SIZE
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import replace
 
+from dataplane.dataclass import replace
 from dataplane.errors import Corrupt, IoFailed, LeaseLost, NoSpace, SourceUnavailable, StoreLocked
 from dataplane.ingest.done import Done
 from dataplane.ingest.progress import Progress
@@ -59,12 +59,15 @@ class Checkpointing:
             return False
         return self._thread is None or not self._thread.is_alive()
 
-    def keep(self, position: int, root: bytes) -> None:
+    def keep(self, position: int, root: bytes, storage_size: int) -> None:
         """Begin to publish everything appended so far. Raises what was wrong the last time."""
         self.finish()
         self._last, self._last_bytes = time.monotonic(), self._progress.read_bytes
         self._thread = threading.Thread(
-            target=self._save, args=(self._packs.cut(), position, root), name="checkpointing", daemon=True
+            target=self._save,
+            args=(self._packs.cut(), position, root, storage_size),
+            name="checkpointing",
+            daemon=True,
         )
         self._thread.start()
 
@@ -76,10 +79,12 @@ class Checkpointing:
         if self._failure is not None:
             raise self._failure
 
-    def _save(self, cut: Cut, position: int, root: bytes) -> None:
+    def _save(self, cut: Cut, position: int, root: bytes, storage_size: int) -> None:
         try:
             self._publication.publish(cut.packs())
-            checkpoint = replace(self._base, root=root, position=position, saved_at=time.time_ns() // 1000)
+            checkpoint = replace(
+                self._base, root=root, position=position, saved_at=time.time_ns() // 1000, storage_size=storage_size
+            )
             with self._store.ledger.transaction() as connection:
                 self._publication.name(connection)
                 save_checkpoint(connection, checkpoint)

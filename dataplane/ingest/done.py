@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from dataplane.dataclass import dataclass, field
 from dataplane.engine.scan import DIGEST_SIZE
 from dataplane.engine.table import DigestTable
 from dataplane.ingest.accounting import RunningTotals

@@ -10,9 +10,9 @@ import secrets
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.blockio import punch_hole
 from dataplane.errors import AlreadyExists, DataplaneError, IoFailed, UsageError
 from dataplane.limits import GIB

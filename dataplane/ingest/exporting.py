@@ -7,11 +7,11 @@ import os
 import threading
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import UsageError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.ingest.crew import thread_count
 from dataplane.ingest.export_targets import OpenTarget, check_target, drop_cached, new_file, opened_device, zeroing
 from dataplane.ingest.progress import Progress
@@ -22,6 +22,9 @@ from dataplane.store.layout import naming
 from dataplane.store.pack_readers import packs_open_max
 from dataplane.store.store import Store
 from dataplane.store.stored_image import StoredImage
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 FORMATS = ("raw", "qcow2")
 

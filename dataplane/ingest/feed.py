@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dataplane.byte_reader import ByteReader
+from dataplane.dataclass import dataclass
 from dataplane.engine.plan import Plan
 from dataplane.engine.window import LoadFailure, Window
-from dataplane.errors import Cancelled, Corrupt, DataplaneError, InvalidImage, SourceUnavailable
+from dataplane.errors import Cancelled
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import TYPE_CHECKING, Generic, TypeVar
 from dataplane.image_source import ImageSource
-from dataplane.ingest.prefetch import Prefetch
+from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
-from dataplane.ingest.slab import Slab
 from dataplane.limits import DECODED_SIZE_MAX
 
 Note = TypeVar("Note")
 
 if TYPE_CHECKING:
+    from dataplane.ingest.prefetch import Prefetch
+    from dataplane.ingest.slab import Slab
+
     Integers = array[int]
 else:
     Integers = array  # which takes no parameter before Python 3.12
@@ -133,8 +133,16 @@ class Feed(Generic[Note]):
         self._next = first_window(plan, self._start)
         self._descriptors = descriptors(self._source, plan)
         if self._next < plan.window_count and any(self._descriptors[reader] < 0 for reader in plan.readers()):
-            self._prefetch = Prefetch(self._source, self._batches, plan, self._next, descriptors, self._cancelled)
-            weakref.finalize(self, self._prefetch.stop)
+            self._prefetch = self._fetching(plan)
+
+    def _fetching(self, plan: Plan) -> Prefetch:
+        import weakref
+
+        from dataplane.ingest.prefetch import Prefetch  # files, which most sources are, need none
+
+        prefetch = Prefetch(self._source, self._batches, plan, self._next, descriptors, self._cancelled)
+        weakref.finalize(self, prefetch.stop)
+        return prefetch
 
 
 def first_window(plan: Plan, start: int) -> int:
@@ -154,17 +162,3 @@ def descriptors(source: ImageSource, plan: Plan) -> array[int]:
             found[number] = fd
             found.readers.append(reader)
     return found
-
-
-def load_error(source: ImageSource, failure: LoadFailure) -> DataplaneError:
-    """Return the error that says in words why a window could not be loaded."""
-    name = source.readers[failure.reader].name
-    if source.own_data:
-        return Corrupt(
-            f"{name} is damaged or unreadable at {failure.offset}: a chunk does not decode (errno {failure.error})"
-        )
-    if failure.kind == "cut":
-        return InvalidImage(f"{name} is cut short: it ends inside the data that should lie at {failure.offset}")
-    if failure.kind == "decode":
-        return InvalidImage(f"{name} is damaged: the compressed data at {failure.offset} does not decode")
-    return SourceUnavailable(f"{name} cannot be read at {failure.offset}: {os.strerror(failure.error)}")

@@ -13,11 +13,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import AlreadyExists, Cancelled, UsageError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.checkpointing import MAY_PASS, Checkpointing, leave, take_over
@@ -35,6 +35,9 @@ from dataplane.store.pack import PackSet
 from dataplane.store.pins import Pin
 from dataplane.store.store import Store
 from dataplane.store.tidying import tidy
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from array import array
-from typing import Protocol
 
 from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState, blake3
 from dataplane.engine.window import Window
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import Protocol
 from dataplane.image_source import ImageSource
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.crew import run_crew
@@ -39,8 +39,11 @@ class Keeper(Protocol):
     def is_due(self) -> bool:
         """Tell whether it is time."""
 
-    def keep(self, position: int, root: bytes) -> None:
-        """Take the root of all before byte `position` of the disk, appended to the sink; nothing else is meanwhile."""
+    def keep(self, position: int, root: bytes, storage_size: int) -> None:
+        """Take the root of all before byte `position` of the disk, appended to the sink; nothing else is meanwhile.
+
+        `storage_size` is the stored bytes of the distinct chunks that it names.
+        """
 
 
 class Pipeline:
@@ -140,7 +143,7 @@ class Pipeline:
         with self._gate.alone() as alone:
             if alone and keeper.is_due():
                 root = self._manifest.so_far(self._source.virtual_size, self._domain)
-                keeper.keep(self._position, self._store_object(root.to_bytes()))
+                keeper.keep(self._position, self._store_object(root.to_bytes()), self._totals.storage_size)
 
     def _finish(
         self, claim: Claim[None], window: Window, distinct: int, made: int, storage_size: int, written: int

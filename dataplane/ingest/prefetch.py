@@ -7,9 +7,9 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.plan import Plan
 from dataplane.errors import Cancelled, InvalidImage
 from dataplane.extent import WINDOW_SIZE

@@ -8,10 +8,10 @@ import threading
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from dataplane.engine.blockio import write_ranges
 from dataplane.engine.window import Window
+from dataplane.hints import TYPE_CHECKING
 from dataplane.ingest.crew import run_crew
 from dataplane.ingest.progress import Progress
 from dataplane.ingest.turns import Turns
@@ -19,6 +19,9 @@ from dataplane.ingest.verified_windows import VerifiedWindows, data_runs
 from dataplane.limits import MIB
 from dataplane.store.layout import naming
 from dataplane.store.stored_image import StoredImage
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 ZERO_BLOCK = memoryview(bytes(MIB))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.ingest.staging import Range
 
 

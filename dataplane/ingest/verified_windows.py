@@ -6,14 +6,15 @@ import re
 import threading
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.blockio import read_ranges
 from dataplane.engine.scan import ChunkState
 from dataplane.engine.window import LoadFailure, Window
 from dataplane.errors import Corrupt
 from dataplane.extent import WINDOW_SIZE
-from dataplane.ingest.feed import Claim, Feed, load_error
+from dataplane.ingest.feed import Claim, Feed
+from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.stored_image import StoredImage

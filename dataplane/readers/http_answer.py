@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import InvalidImage, SourceForbidden, SourceUnavailable
 from dataplane.limits import VIRTUAL_SIZE_MAX
 from dataplane.readers.http_retry import Transient, parse_retry_after

@@ -12,10 +12,14 @@ import socket
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from dataplane.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 STALL_MAX_S = 15.0
 """Seconds that one receive may wait for anything at all."""

@@ -6,10 +6,10 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import urllib3
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import SourceUnavailable
 from dataplane.readers.address_policy import resolve
 from dataplane.readers.http_place import Place, tls_context

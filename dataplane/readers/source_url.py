@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
+from dataplane.dataclass import dataclass, field
 from dataplane.errors import SourceUnavailable
 
 _PORTS = {"http": 80, "https": 443}

@@ -9,15 +9,15 @@ finds its chunks unused.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.store.layout import Layout
 from dataplane.store.lease import Lease
 from dataplane.store.ledger import Ledger
 from dataplane.store.sql import SqlConnection
 from dataplane.store.workspace import is_abandoned
 
-COLUMNS = "lease, owner, source, domain, root, position, saved_at"
+COLUMNS = "lease, owner, source, domain, root, position, saved_at, storage_size"
 
 _NOT_HELD = "lease NOT IN (SELECT id FROM leases)"
 
@@ -27,7 +27,8 @@ class Checkpoint:
     """What an import has stored so far.
 
     `source` is a digest that names the version of its source, `owner` whatever the import's caller calls it, `position`
-    the byte of the disk before which all is done. `saved_at` is in microseconds (UTC).
+    the byte of the disk before which all is done. `saved_at` is in microseconds (UTC). `storage_size` is the stored
+    bytes of the distinct chunks named by it, None in those that an earlier version has saved.
     """
 
     lease: str
@@ -37,6 +38,7 @@ class Checkpoint:
     root: bytes
     position: int
     saved_at: int
+    storage_size: int | None = None
 
 
 def save_checkpoint(connection: SqlConnection, checkpoint: Checkpoint) -> None:
@@ -50,8 +52,9 @@ def save_checkpoint(connection: SqlConnection, checkpoint: Checkpoint) -> None:
         checkpoint.root.hex(),
         checkpoint.position,
         checkpoint.saved_at,
+        checkpoint.storage_size,
     )
-    connection.execute(f"INSERT INTO checkpoints ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+    connection.execute(f"INSERT INTO checkpoints ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
 
 
 def drop_checkpoint(connection: SqlConnection, lease: str) -> None:
@@ -73,7 +76,8 @@ def take_checkpoint(ledger: Ledger, lease: Lease, *, owner: str, source: bytes, 
     with ledger.transaction() as connection:
         lease.check(connection)
         row = connection.execute(
-            "SELECT root, position FROM checkpoints WHERE source = ? AND domain = ? ORDER BY position DESC LIMIT 1",
+            "SELECT root, position, storage_size FROM checkpoints WHERE source = ? AND domain = ?"
+            " ORDER BY position DESC LIMIT 1",
             (source.hex(), domain),
         ).fetchone()
         connection.execute(
@@ -90,6 +94,7 @@ def take_checkpoint(ledger: Ledger, lease: Lease, *, owner: str, source: bytes, 
             root=bytes.fromhex(row[0]),
             position=int(row[1]),
             saved_at=time.time_ns() // 1000,
+            storage_size=row[2],
         )
         save_checkpoint(connection, taken)
     return taken
@@ -99,7 +104,8 @@ def checkpoints(ledger: Ledger) -> list[Checkpoint]:
     """Return every checkpoint there is, the oldest first."""
     if ledger.schema_version < 2:  # read where it cannot be written
         return []
-    rows = ledger.query(f"SELECT {COLUMNS} FROM checkpoints ORDER BY saved_at, lease")  # noqa: S608
+    columns = COLUMNS if ledger.schema_version > 2 else COLUMNS.replace("storage_size", "NULL")
+    rows = ledger.query(f"SELECT {columns} FROM checkpoints ORDER BY saved_at, lease")  # noqa: S608
     return [
         Checkpoint(
             lease=str(lease),
@@ -109,8 +115,9 @@ def checkpoints(ledger: Ledger) -> list[Checkpoint]:
             root=bytes.fromhex(str(root)),
             position=int(str(position)),
             saved_at=int(str(saved_at)),
+            storage_size=None if storage_size is None else int(str(storage_size)),
         )
-        for lease, owner, source, domain, root, position, saved_at in rows
+        for lease, owner, source, domain, root, position, saved_at, storage_size in rows
     ]
 
 

@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import BinaryIO
 
+from dataplane.dataclass import dataclass, field, replace
 from dataplane.engine.counts import Change, count_chunks, ids_between, sort_distinct
 from dataplane.engine.run_merge import RunMerge
 from dataplane.engine.runs import Run, RunCorrupt
 from dataplane.errors import Corrupt, DataplaneError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import MIB, PAGE_CHUNKS
 from dataplane.store import format as fmt
-from dataplane.store.counted_roots import pending
+from dataplane.store.counted_roots import (
+    COUNTS_VERSION,
+    SELECT_COUNTED,
+    SELECT_TOTALS,
+    CountedRoot,
+    CountsDamaged,
+    Totals,
+    checked_counted,
+    checked_totals,
+    forget_counts,
+    pending,
+    put_counted,
+    put_totals,
+)
 from dataplane.store.layout import naming, sync_folder
 from dataplane.store.lease import Lease
 from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, merged_pieces, pick_group
@@ -31,6 +43,9 @@ from dataplane.store.runs import Index, map_file, open_run
 from dataplane.store.sql import SqlConnection
 from dataplane.store.store import Store
 from dataplane.store.workspace import trying_lock
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 IDS_MAX = MIB
 """Chunk ids that are sorted at once, 32 MiB; an image with more is gone through several times."""
@@ -58,20 +73,17 @@ class Difference:
             self.others[number] = before[0] + chunks, before[1] + size
 
 
-class CountsDamaged(Corrupt):
-    """A count file is lost or damaged, or does not fit what the manifests say."""
-
-
 def update_counts(store: Store, *, wait: bool = True, entries_max: int = MERGED_ENTRIES_MAX) -> bool:
     """Count what was pinned or removed since the last time; return whether nothing but damaged images is left to count.
 
     Without `wait` it returns at once when another process is counting. Files are merged while that makes none of more
     than `entries_max` entries. Raises NoSpace, IoFailed or LeaseLost; damaged manifests are skipped.
     """
-    if store.ledger.schema_version < 2:
+    if store.ledger.schema_version < COUNTS_VERSION:
         return False
-    if not any(pending(store)):
-        return True
+    with contextlib.suppress(CountsDamaged):  # it will be met again, and all counted anew
+        if not any(pending(store)):
+            return True
     with trying_lock(store.layout.counts_lock, wait=wait) as alone:
         if not alone:
             return False
@@ -82,14 +94,6 @@ def update_counts(store: Store, *, wait: bool = True, entries_max: int = MERGED_
                 forget_counts(store)
                 Counting(store, lease).run(entries_max)
     return True
-
-
-def forget_counts(store: Store) -> None:
-    """Begin anew: nothing is counted. The files that go astray are removed by the next one who counts."""
-    with store.ledger.transaction() as transaction:
-        transaction.execute("DELETE FROM counted_roots")
-        transaction.execute("DELETE FROM count_files")
-        transaction.execute("DELETE FROM ledger_meta WHERE name IN ('counted_chunks', 'counted_size')")
 
 
 class Counting:
@@ -145,6 +149,8 @@ class Counting:
 
     def _count(self, root: bytes, domain: str, number: int, *, leaving: bool) -> None:
         """Count the chunks of a root in or out, durably."""
+        import tempfile  # it costs start-up time, and every import of an image loads this module
+
         store = self._store
         index = store.index_without(())
         counts = self._open(list(self._names()))
@@ -161,7 +167,7 @@ class Counting:
             names = self._write(difference.entries, pieces_of(spool))
         with store.ledger.transaction() as connection:
             self._lease.check(connection)
-            note_difference(connection, root, domain, number, difference, leaving=leaving)
+            note_difference(connection, store.ledger.name, root, domain, number, difference, leaving=leaving)
             note_files(connection, names, [])
 
     def _look_up(self, ids: memoryview, counts: list[Run], index: Index, number: int, leaving: bool) -> Change:
@@ -230,29 +236,41 @@ def pieces_of(spool: BinaryIO) -> Iterator[bytes]:
 
 
 def note_difference(
-    connection: SqlConnection, root: bytes, domain: str, number: int, difference: Difference, *, leaving: bool
+    connection: SqlConnection,
+    ledger: str,
+    root: bytes,
+    domain: str,
+    number: int,
+    difference: Difference,
+    *,
+    leaving: bool,
 ) -> None:
-    """Note in the ledger that a root is counted, or no longer, and what that changes for others."""
+    """Note in the ledger (called `ledger`) that a root is counted, or no longer, and what that changes for others.
+
+    Raises CountsDamaged when what is noted there does not match its checksums.
+    """
     sign = 1 if leaving else -1
-    connection.executemany(
-        "UPDATE counted_roots SET unique_size = unique_size + ?, unique_chunks = unique_chunks + ? WHERE number = ?",
-        [(sign * size, sign * chunks, other) for other, (chunks, size) in difference.others.items()],
-    )
+    for other, (chunks, size) in difference.others.items():
+        row = connection.execute(f"{SELECT_COUNTED} WHERE number = ?", (other,)).fetchone()
+        if row is None:
+            raise CountsDamaged(f"count files know a root by {other}, and {ledger} knows none")
+        before = checked_counted(row, ledger)
+        unique_size, unique_chunks = before.unique_size + sign * size, before.unique_chunks + sign * chunks
+        put_counted(connection, replace(before, unique_size=unique_size, unique_chunks=unique_chunks))
     if leaving:
         connection.execute("DELETE FROM counted_roots WHERE number = ?", (number,))
     else:
-        connection.execute(
-            "INSERT INTO counted_roots (root, domain, number, unique_size, unique_chunks) VALUES (?, ?, ?, ?, ?)",
-            (root.hex(), domain, number, difference.used_size, difference.used_chunks),
+        own = CountedRoot(
+            root=root,
+            domain=domain,
+            number=number,
+            unique_size=difference.used_size,
+            unique_chunks=difference.used_chunks,
         )
-    for name, change in (("counted_size", difference.used_size), ("counted_chunks", difference.used_chunks)):
-        connection.execute(
-            "INSERT INTO ledger_meta (name, value) VALUES (?, '0') ON CONFLICT (name) DO NOTHING", (name,)
-        )
-        connection.execute(
-            "UPDATE ledger_meta SET value = CAST(CAST(value AS BIGINT) + ? AS TEXT) WHERE name = ?",
-            (-sign * change, name),
-        )
+        put_counted(connection, own)
+    totals = checked_totals(connection.execute(SELECT_TOTALS).fetchall(), ledger)
+    size, chunks = totals.size - sign * difference.used_size, totals.chunks - sign * difference.used_chunks
+    put_totals(connection, Totals(size=size, chunks=chunks))
 
 
 def note_files(connection: SqlConnection, new: list[tuple[bytes, int]], old: list[bytes]) -> None:

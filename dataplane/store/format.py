@@ -10,8 +10,8 @@ import json
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import blake3, xxh3
 from dataplane.errors import Corrupt, StoreIncompatible
 from dataplane.limits import PAGE_CHUNKS
@@ -48,6 +48,7 @@ ROOT_HEADER = struct.Struct(
     "<8sHHIQIIQ"
 )  # magic, version, flags, chunk size, virtual size, page chunks, domain length, pages
 ROOT_MAGIC = b"dp-root\n"
+ROOT_UNFINISHED = 1  # a flag
 ROOT_ENTRY = struct.Struct("<Q32s")  # page number, page id
 
 assert PACK_HEADER.size == 64
@@ -304,12 +305,15 @@ class Root:
     chunk_size: int
     domain: str
     pages: tuple[tuple[int, bytes], ...]
+    unfinished: bool = False
+    """Whether it is what an import has stored so far, and no image."""
 
     def to_bytes(self) -> bytes:
         """Return the root as it is stored; its keyed BLAKE3 names the content."""
         name = self.domain.encode()
+        flags = ROOT_UNFINISHED if self.unfinished else 0
         header = ROOT_HEADER.pack(
-            ROOT_MAGIC, VERSION, 0, self.chunk_size, self.virtual_size, PAGE_CHUNKS, len(name), len(self.pages)
+            ROOT_MAGIC, VERSION, flags, self.chunk_size, self.virtual_size, PAGE_CHUNKS, len(name), len(self.pages)
         )
         return header + name + b"".join(ROOT_ENTRY.pack(number, page) for number, page in self.pages)
 
@@ -318,9 +322,7 @@ class Root:
         """Parse a verified root; raises Corrupt naming `what`, StoreIncompatible for another version."""
         if len(data) < ROOT_HEADER.size:
             raise Corrupt(f"{what} is cut short")
-        magic, version, _flags, chunk_size, virtual_size, page_chunks, name_length, count = ROOT_HEADER.unpack_from(
-            data
-        )
+        magic, version, flags, chunk_size, virtual_size, page_chunks, name_length, count = ROOT_HEADER.unpack_from(data)
         check_kind(magic, ROOT_MAGIC, version, what)
         start = ROOT_HEADER.size + name_length
         if page_chunks != PAGE_CHUNKS or len(data) != start + ROOT_ENTRY.size * count:
@@ -331,7 +333,13 @@ class Root:
         if numbers != sorted(set(numbers)) or (numbers and numbers[-1] >= limit):
             raise Corrupt(f"{what} is damaged: its pages are not in order or lie past the end of the disk")
         name = data[ROOT_HEADER.size : start].decode()
-        return cls(virtual_size=virtual_size, chunk_size=chunk_size, domain=name, pages=pages)
+        return cls(
+            virtual_size=virtual_size,
+            chunk_size=chunk_size,
+            domain=name,
+            pages=pages,
+            unfinished=bool(flags & ROOT_UNFINISHED),
+        )
 
 
 # ---------------------------------------------------------------------------------------------- common

@@ -13,15 +13,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import DataplaneError, IoFailed, LeaseLost, NoSpace
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store.layout import Layout
 from dataplane.store.ledger import Ledger
 from dataplane.store.sql import SqlConnection
 from dataplane.store.workspace import Workspace, is_abandoned
+
+if TYPE_CHECKING:
+    from typing import Self
 
 BEAT_S = 5.0
 

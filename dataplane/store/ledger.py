@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from typing import Any
 
+from dataplane.dataclass import replace
 from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store.format import ID_SIZE
 from dataplane.store.ledger_schema import SCHEMA_VERSION, create_tables, read_version, take_steps
 from dataplane.store.pins import (
@@ -30,16 +30,19 @@ from dataplane.store.pins import (
 )
 from dataplane.store.sql import IntegrityBroken, LedgerDatabase, SqlConnection
 
+if TYPE_CHECKING:
+    from typing import Any
+
 COLUMNS = {
     "ledger_meta": ("name", "value"),
     "packs": ("name", "size", "created_at", "verified_at", "condemned_epoch", "condemned_at"),
     "runs": ("name", "entries", "created_at"),
     "pins": (*PIN_COLUMNS, "row_sum"),
     "removed_pins": (*REMOVED_COLUMNS, "row_sum"),
-    "counted_roots": ("root", "domain", "number", "unique_size", "unique_chunks"),
+    "counted_roots": ("root", "domain", "number", "unique_size", "unique_chunks", "row_sum"),
     "count_files": ("name", "entries", "created_at"),
     "lost_chunks": ("id",),
-    "checkpoints": ("lease", "owner", "source", "domain", "root", "position", "saved_at"),
+    "checkpoints": ("lease", "owner", "source", "domain", "root", "position", "saved_at", "storage_size"),
     "leases": ("id", "purpose", "root", "domain", "epoch", "beats", "created_at"),
 }
 """What every statement relies on: the schema is text in the database, and a bit of it may flip like any other."""
@@ -204,7 +207,7 @@ class Ledger:
         self, table: str, columns: Sequence[str], rest: str, *values: object
     ) -> list[tuple[Pin, Sequence[object]]]:
         """Return (pin, row) of chosen rows of a table of pins, each checked."""
-        if self.schema_version < SCHEMA_VERSION:
+        if self.schema_version < 2:
             rows = self.query(f"SELECT {', '.join(columns)} FROM {table} {rest}", values)  # noqa: S608
             with self.parsing():
                 return [(unchecked_pin(row), row) for row in rows]

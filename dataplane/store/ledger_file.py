@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreLocked, UsageError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store.reserve import Reserve
 from dataplane.store.sql import BUSY_TIMEOUT_S, IntegrityBroken, LedgerDatabase, SqlConnection
+
+if TYPE_CHECKING:
+    from typing import Any
 
 CANNOT_WRITE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """What SQLite says of a folder in which it may not make the files that go with a database in WAL mode."""

@@ -59,7 +59,22 @@ CHECKPOINTS = (
 
 VERSION_2 = (*COUNTS, *ROW_SUMS, *LOST, *CHECKPOINTS)
 
-STEPS = (VERSION_1, VERSION_2)
+COUNT_SUMS = (
+    # What was counted is counted anew: without a checksum nobody could tell that it is still what it was.
+    "DELETE FROM counted_roots",
+    "DELETE FROM count_files",
+    "DELETE FROM ledger_meta WHERE name IN ('counted_size', 'counted_chunks')",
+    "ALTER TABLE counted_roots ADD COLUMN row_sum TEXT",
+)
+
+CHECKPOINT_SIZES = (
+    # Null in rows from before.
+    "ALTER TABLE checkpoints ADD COLUMN storage_size BIGINT",
+)
+
+VERSION_3 = (*COUNT_SUMS, *CHECKPOINT_SIZES)
+
+STEPS = (VERSION_1, VERSION_2, VERSION_3)
 """STEPS[i] turns a ledger of version i into one of version i + 1."""
 
 SCHEMA_VERSION = len(STEPS)
@@ -99,5 +114,6 @@ def take_steps(connection: SqlConnection, version: int) -> None:
     for step in STEPS[version:]:
         for statement in step:
             connection.execute(statement)
-    add_row_sums(connection)
+    if version < 2:
+        add_row_sums(connection)
     connection.execute("UPDATE ledger_meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))

@@ -7,13 +7,15 @@ on one row, and see then what the one before has committed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreError, StoreIncompatible, StoreLocked, UsageError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store.sql import BUSY_TIMEOUT_S, IntegrityBroken, LedgerDatabase, SqlConnection, SqlCursor
 
 if TYPE_CHECKING:
+    from typing import Any
+
     import psycopg
 
 CONNECT_TIMEOUT_S = 10

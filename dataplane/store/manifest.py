@@ -64,7 +64,7 @@ class ManifestBuilder:
         for number, page in self._open.items():
             if not is_zero(page):
                 pages[number] = self._store_page(bytes(page))
-        return self._root(pages, virtual_size, domain)
+        return self._root(pages, virtual_size, domain, unfinished=True)
 
     def finish(self, virtual_size: int, domain: str) -> fmt.Root:
         """Store the pages that are left and return the root."""
@@ -74,9 +74,15 @@ class ManifestBuilder:
                 self.store(number, page)
         return self._root(self._pages, virtual_size, domain)
 
-    def _root(self, pages: Mapping[int, bytes], virtual_size: int, domain: str) -> fmt.Root:
+    def _root(
+        self, pages: Mapping[int, bytes], virtual_size: int, domain: str, *, unfinished: bool = False
+    ) -> fmt.Root:
         return fmt.Root(
-            virtual_size=virtual_size, chunk_size=self._chunk_size, domain=domain, pages=tuple(sorted(pages.items()))
+            virtual_size=virtual_size,
+            chunk_size=self._chunk_size,
+            domain=domain,
+            pages=tuple(sorted(pages.items())),
+            unfinished=unfinished,
         )
 
 

@@ -7,13 +7,16 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import overload
 
 from dataplane.byte_reader import ByteReader
 from dataplane.errors import Corrupt, SourceError
 from dataplane.extent import COLUMNS, WINDOW_SIZE, ExtentKind
+from dataplane.hints import TYPE_CHECKING
 from dataplane.readers.file import FileReader
 from dataplane.store.store import Store
+
+if TYPE_CHECKING:
+    from typing import overload
 
 PACKS_OPEN_MAX = 256
 """Descriptors kept for packs at most: those of one batch of extents, and as many for the packs used last."""
@@ -75,10 +78,13 @@ class PackReaders(Sequence[ByteReader]):
     def __len__(self) -> int:
         return 2 * len(self._paths)
 
-    @overload
-    def __getitem__(self, index: int) -> ByteReader: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[ByteReader]: ...
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, index: int) -> ByteReader: ...
+        @overload
+        def __getitem__(self, index: slice) -> Sequence[ByteReader]: ...
+
     def __getitem__(self, index: int | slice) -> ByteReader | Sequence[ByteReader]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import xxh3
 from dataplane.errors import Corrupt
 from dataplane.store.sql import SqlConnection
@@ -32,7 +32,7 @@ class Pin:
     created_at: int
 
 
-PIN_COLUMNS = tuple(field.name for field in fields(Pin))
+PIN_COLUMNS = Pin.__slots__
 REMOVED_COLUMNS = (*PIN_COLUMNS, "removed_at", "removal")
 
 

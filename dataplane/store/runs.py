@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from dataplane.engine.run_builder import RunBuilder
 from dataplane.engine.runs import Run, RunCorrupt, RunSet
 from dataplane.engine.table import DigestTable
 from dataplane.errors import Corrupt
+from dataplane.hints import TypeVar
 from dataplane.limits import MIB
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming
 from dataplane.store.pack import read_table
 from dataplane.store.run_file import write_entries
+
+INDEX_TRIES = 8
+"""The collector may replace runs between reading their names and opening them."""
 
 ENTRIES_PER_RUN_MAX = MIB
 """Entries in a run that an import makes: bounds the memory that sorting takes (48 MiB, twice while sorting)."""
@@ -114,6 +118,14 @@ class Index:
         except RunCorrupt as error:
             name = self._searched_paths[error.run].name
             raise Corrupt(f"run {name} is damaged: the block at {error.offset} does not match its checksum") from error
+
+
+def open_again(open_once: Callable[[], Index]) -> Index:
+    """Open the index of what is live, and once more when a run went between its naming and its opening."""
+    for _ in range(INDEX_TRIES - 1):
+        with contextlib.suppress(RunVanished):
+            return open_once()
+    return open_once()
 
 
 def map_file(path: Path) -> memoryview:

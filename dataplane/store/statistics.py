@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import IoFailed, NoSpace
-from dataplane.store.counted_roots import pending
+from dataplane.store.counted_roots import (
+    COUNTS_VERSION,
+    SELECT_COUNTED,
+    SELECT_TOTALS,
+    checked_counted,
+    checked_totals,
+    counted_roots,
+    pending,
+)
 from dataplane.store.pins import Pin
 from dataplane.store.store import Store
 
@@ -42,27 +51,24 @@ class StoreSizes:
 
 
 def image_sizes(store: Store, name: str) -> ImageSizes:
-    """Return how image `name` shares the store. Raises NotFound, or Corrupt when its own manifest is damaged.
+    """Return how image `name` shares the store. Raises NotFound, or Corrupt when its manifest or counts are damaged.
 
     Takes time only for images that came or went since anybody asked; see ``dataplane.store.counting``.
     """
     pin = store.pin(name)
     if not counted(store):
         return recounted(store, pin)
-    rows = store.ledger.query(
-        "SELECT unique_size, (SELECT COUNT(*) FROM pins WHERE pins.root = counted_roots.root"
-        " AND pins.domain = counted_roots.domain) FROM counted_roots WHERE root = ? AND domain = ?",
-        (pin.root.hex(), pin.domain),
-    )
+    rows = store.ledger.query(f"{SELECT_COUNTED} WHERE root = ? AND domain = ?", (pin.root.hex(), pin.domain))
     if not rows:
         return recounted(store, pin)
-    unique, pins = (int(str(value)) for value in rows[0])
-    unique = unique if pins == 1 else 0
+    counted_root = checked_counted(rows[0], store.ledger.name)
+    names = sum((other.root, other.domain) == (pin.root, pin.domain) for other in store.pins())
+    unique = counted_root.unique_size if names == 1 else 0
     return ImageSizes(unique_size=unique, shared_size=pin.storage_size - unique)
 
 
 def store_sizes(store: Store) -> StoreSizes:
-    """Return the sizes of the whole store; raises Corrupt when they must be recounted and a manifest is damaged.
+    """Return the sizes of the whole store. Raises Corrupt when counts, or manifests that must be read, are damaged.
 
     Takes time only for images that came or went since anybody asked; see ``dataplane.store.counting``.
     """
@@ -70,35 +76,26 @@ def store_sizes(store: Store) -> StoreSizes:
         from dataplane.store.recounting import recount_store
 
         return recount_store(store)
-    query = store.ledger.query
-    meta = {str(name): int(str(value)) for name, value in query(
-        "SELECT name, value FROM ledger_meta WHERE name IN ('counted_size', 'counted_chunks')"
-    )}  # fmt: skip
-    ((unique,),) = query(
-        "SELECT COALESCE(SUM(unique_size), 0) FROM counted_roots JOIN (SELECT root, domain FROM pins"
-        " GROUP BY root, domain HAVING COUNT(*) = 1) AS single USING (root, domain)"
-    )
-    joining, _ = pending(store)
+    totals = checked_totals(store.ledger.query(SELECT_TOTALS), store.ledger.name)
+    names = Counter((pin.root, pin.domain) for pin in store.pins())
+    roots = {(counted.root, counted.domain): counted.unique_size for counted in counted_roots(store)}
     return whole(
         store,
-        live_size=meta.get("counted_size", 0),
-        live_chunks=meta.get("counted_chunks", 0),
-        unique_size=int(str(unique)),
-        damaged_images=len(joining),
+        live_size=totals.size,
+        live_chunks=totals.chunks,
+        unique_size=sum(size for root, size in roots.items() if names[root] == 1),
+        damaged_images=len(names.keys() - roots.keys()),
     )
 
 
 def whole(store: Store, *, live_size: int, live_chunks: int, unique_size: int, damaged_images: int) -> StoreSizes:
     """Return the sizes of a store given those that depend on who uses what."""
-    query = store.ledger.query
-    ((images, virtual_size, data_size),) = query(
-        "SELECT COUNT(*), COALESCE(SUM(virtual_size), 0), COALESCE(SUM(data_size), 0) FROM pins"
-    )
-    ((packs, physical_size),) = query("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM packs")
+    pins = store.pins()
+    ((packs, physical_size),) = store.ledger.query("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM packs")
     return StoreSizes(
-        images=int(str(images)),
-        virtual_size=int(str(virtual_size)),
-        data_size=int(str(data_size)),
+        images=len(pins),
+        virtual_size=sum(pin.virtual_size for pin in pins),
+        data_size=sum(pin.data_size for pin in pins),
         live_size=live_size,
         live_chunks=live_chunks,
         unique_size=unique_size,
@@ -111,7 +108,7 @@ def whole(store: Store, *, live_size: int, live_chunks: int, unique_size: int, d
 
 def counted(store: Store) -> bool:
     """Bring the counts up to date; False where the store cannot be written and they are not."""
-    if store.ledger.schema_version < 2:
+    if store.ledger.schema_version < COUNTS_VERSION:
         return False
     if not any(pending(store)):
         return True

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from dataplane.engine.codec import Codec, CodecProfile, Decoder
 from dataplane.engine.scan import DIGEST_SIZE, blake3
 from dataplane.errors import Corrupt, StoreError, StoreIncompatible, StoreMissing, UsageError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 from dataplane.store import format as fmt
 from dataplane.store.checkpoints import forget_checkpoints
@@ -21,13 +20,13 @@ from dataplane.store.layout import Layout, naming, sync_folder, write_file
 from dataplane.store.lease import Lease, drop_dead_leases, reading
 from dataplane.store.ledger import Ledger
 from dataplane.store.ledger_place import create_ledger_database, open_ledger_database, read_ledger_url
-from dataplane.store.pack import read_range
 from dataplane.store.pins import Pin
-from dataplane.store.runs import Index, RunVanished
 from dataplane.store.workspace import LOCK_NAME, held, remove_abandoned
 
-INDEX_TRIES = 8
-"""The collector may replace runs between reading their names and opening them."""
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dataplane.store.runs import Index
 
 
 class Store:
@@ -184,7 +183,9 @@ class Store:
 
         Condemned packs come last; `for_writing` leaves them out: new images must not come to rely on them.
         """
-        return self._open_index(
+        from dataplane.store.runs import Index, open_again  # verbs that only ask the ledger look nothing up
+
+        return open_again(
             lambda: Index(
                 self.layout, self.ledger.runs(), self.ledger.condemned_packs().keys(), fall_back=not for_writing
             )
@@ -192,16 +193,14 @@ class Store:
 
     def index_without(self, packs: Collection[bytes]) -> Index:
         """Return the look-up of what is stored outside `packs`, condemned or not. Raises Corrupt."""
-        return self._open_index(lambda: Index(self.layout, self.ledger.runs(), packs))
+        from dataplane.store.runs import Index, open_again
 
-    def _open_index(self, open_once: Callable[[], Index]) -> Index:
-        for _ in range(INDEX_TRIES - 1):
-            with contextlib.suppress(RunVanished):
-                return open_once()
-        return open_once()
+        return open_again(lambda: Index(self.layout, self.ledger.runs(), packs))
 
     def read_chunk(self, index: Index, id: bytes, key: bytes, what: str) -> bytes:
         """Return the plain bytes of one stored object, decoded and verified; raises Corrupt naming `what`."""
+        from dataplane.store.pack import read_range
+
         found = index.find(id)
         if found is None:
             raise Corrupt(f"{what} ({id.hex()}) is in no run of the store")

@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store.layout import Layout, naming
+
+if TYPE_CHECKING:
+    from typing import Self
 
 LOCK_NAME = "lock"
 
@@ -40,7 +42,7 @@ class Workspace:
 
     def close(self) -> None:
         """Remove the folder and drop the lock; a second call does nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -115,6 +117,13 @@ def remove_if_abandoned(folder: Path) -> None:
     lock = open_lock(folder / LOCK_NAME)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
+        remove_tree(folder)
     finally:
         os.close(lock)
+
+
+def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a folder and what is in it; raises OSError unless errors are ignored."""
+    import shutil  # it brings every compressor there is, and most verbs never have a folder to remove
+
+    shutil.rmtree(folder, ignore_errors=ignore_errors)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataplane.errors import DataplaneError
 from dataplane.store import format as fmt
+from dataplane.store.counted_roots import (
+    COUNTS_VERSION,
+    SELECT_COUNTED,
+    SELECT_TOTALS,
+    CountsDamaged,
+    checked_counted,
+    checked_totals,
+)
 from dataplane.store.runs import RunVanished, check_run, map_file
 from dataplane.store.store import Store
 
@@ -24,10 +32,10 @@ def damaged_runs(store: Store) -> list[str]:
 
 
 def damaged_counts(store: Store) -> list[str]:
-    """Read every count file again and return what is wrong with them; repair counts anew."""
-    if store.ledger.schema_version < 2:
+    """Read every count file, and what the ledger says of counts, again and return what is wrong; repair counts anew."""
+    if store.ledger.schema_version < COUNTS_VERSION:
         return []
-    problems = []
+    problems = damaged_rows(store)
     for name in count_files(store):
         path = store.layout.count_file(name)
         try:
@@ -39,6 +47,21 @@ def damaged_counts(store: Store) -> list[str]:
                 problems.append(f"count file {path.name} is missing from the store")
         except DataplaneError as error:
             problems.append(str(error))
+    return problems
+
+
+def damaged_rows(store: Store) -> list[str]:
+    """Return which rows of counts in the ledger do not match their checksums."""
+    problems = []
+    for row in store.ledger.query(SELECT_COUNTED):
+        try:
+            checked_counted(row, store.ledger.name)
+        except CountsDamaged as error:
+            problems.append(str(error))
+    try:
+        checked_totals(store.ledger.query(SELECT_TOTALS), store.ledger.name)
+    except CountsDamaged as error:
+        problems.append(str(error))
     return problems
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import ChunkState
 from dataplane.errors import Cancelled, DataplaneError
 from dataplane.image_source import ImageSource

@@ -14,8 +14,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.errors import Corrupt, NoSpace, StoreLocked
 from dataplane.store.checkpoints import expired_checkpoints, forget_expired
 from dataplane.store.counting import catch_up

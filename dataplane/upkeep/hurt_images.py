@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import ChunkState
 from dataplane.errors import Corrupt
 from dataplane.limits import PAGE_CHUNKS

@@ -12,9 +12,9 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dataplane.dataclass import dataclass, field, replace
 from dataplane.engine.codec import Codec, Decoder
 from dataplane.engine.scan import blake3
 from dataplane.errors import Corrupt, DataplaneError, StoreLocked, UsageError
@@ -43,12 +43,14 @@ NAME_DIGITS = 12
 @dataclass(slots=True, kw_only=True)
 class Rebuilt:
     """What came of a ledger. `incomplete` are roots of which something is missing and that nobody remembers: images
-    that were removed and partly collected, most likely; they are not brought back."""
+    that were removed and partly collected, most likely; they are not brought back. Nor are `unfinished` ones, which
+    imports had stored so far: begun again, an import finds their chunks until a collection takes them."""
 
     problem: str
     named: list[str] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
     incomplete: list[bytes] = field(default_factory=list)
+    unfinished: list[bytes] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
 
 
@@ -212,11 +214,9 @@ def what_old_runs_know(layout: Layout, packs: set[bytes], folder: Path) -> Itera
 def add_images(store: Store, index: Index, pins: list[Pin], removed: list[tuple[Pin, int]], rebuilt: Rebuilt) -> None:
     """Pin what is remembered, and under new names every other root that is found and complete."""
     known = {(pin.root, pin.domain) for pin in (*pins, *(pin for pin, _ in removed))}
-    found = [
-        found_pin(store, index, root_id, root)
-        for root_id, root in find_roots(store, index)
-        if (root_id, root.domain) not in known
-    ]
+    roots = [(root_id, root) for root_id, root in find_roots(store, index) if (root_id, root.domain) not in known]
+    rebuilt.unfinished = [root_id for root_id, root in roots if root.unfinished]
+    found = [found_pin(store, index, root_id, root) for root_id, root in roots if not root.unfinished]
     hurt = {image.name for image in hurt_images(store, index, (), found)}
     rebuilt.incomplete = [pin.root for pin in found if pin.name in hurt]
     taken = {pin.name for pin in pins}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.table import DigestTable
 from dataplane.store.recounting import add_chunks

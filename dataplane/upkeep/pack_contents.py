@@ -6,9 +6,9 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
+from dataplane.dataclass import dataclass
 from dataplane.engine.packs import select_chunks
 from dataplane.engine.table import DigestTable
 from dataplane.errors import Corrupt, DataplaneError

@@ -12,15 +12,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataplane.dataclass import dataclass, field
 from dataplane.errors import Corrupt, DataplaneError
 from dataplane.image_source import ImageSource
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
 from dataplane.store.checkpoints import forget_all
-from dataplane.store.counting import forget_counts
+from dataplane.store.counted_roots import forget_counts
 from dataplane.store.lease import Lease, drop_dead_leases
 from dataplane.store.merging import arranging_runs, replace_runs
 from dataplane.store.pack import read_table

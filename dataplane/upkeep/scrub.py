@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataplane.dataclass import dataclass, field
 from dataplane.engine.codec import Codec, Decoder
 from dataplane.engine.scan import DIGEST_SIZE, blake3
 from dataplane.engine.table import DigestTable
@@ -95,7 +95,7 @@ def scrub(
         pin = store.pin(name)
         wanted = DigestTable(DIGEST_SIZE)
         add_image(store, index, pin.root, pin.domain, wanted, store.ledger.lost_chunks())
-    selection = Selection(wanted=wanted, share=share, seed=secrets.randbits(64))
+    selection = Selection(wanted=wanted, share=share, seed=int.from_bytes(os.urandom(8)))
     work = Scrub(store, index, selection, progress or Progress(), cancelled)
     work.run(thread_count(threads), None if seconds_max is None else started + seconds_max)
     if name is None:

@@ -50,11 +50,15 @@ def disk_of(reader: SlowReader) -> ListedSource:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every window, and no window before it is through."""
+    keep_always(monkeypatch)
+
+
+def keep_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be a checkpoint after every window, and no window before it is through."""
     begin = Checkpointing.keep
 
-    def keep(self: Checkpointing, position: int, root: bytes) -> None:
-        begin(self, position, root)
+    def keep(self: Checkpointing, position: int, root: bytes, storage_size: int) -> None:
+        begin(self, position, root, storage_size)
         self.finish()
 
     monkeypatch.setattr(Checkpointing, "keep", keep)

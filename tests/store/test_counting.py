@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dataplane.formats.probe import open_source
 from dataplane.ingest.importing import import_image
-from dataplane.store import counting
+from dataplane.store import counted_roots, counting
 from dataplane.store.counting import update_counts
 from dataplane.store.recounting import recount_image, recount_store
 from dataplane.store.statistics import ImageSizes, StoreSizes, image_sizes, store_sizes
@@ -154,7 +154,7 @@ def test_image_with_a_damaged_manifest_is_left_out(store: Store) -> None:
     bring(store, "a", [1, 2])
     bring(store, "b", [2, 3])
     expected = store_sizes(store).live_size
-    counting.forget_counts(store)
+    counted_roots.forget_counts(store)
     pack, offset, _, _ = store.index().require(store.pin("b").root)
     path = store.layout.pack(pack)
     path.chmod(0o600)

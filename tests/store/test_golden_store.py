@@ -12,14 +12,17 @@ from dataplane.ingest.importing import import_image
 from dataplane.store.store import Store
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "store-v1"
+GOLDEN_2 = GOLDEN.with_name("store-v2")
+"""Two images, ``a`` and ``b``, counted in a ledger of version 2, and a checkpoint."""
+
 ROOT_ID = "bb138f05f954318d0b324dae18825de96ba9e72d24c7c0ec454974708eaa62f8"
 CONTENT_SHA256 = "ecab7ce3831386eb50dfc24bca95bbbd1443f024e3a7fd637fdd888c77b03aa0"
 
 
-def open_golden(tmp_path: Path, *, may_write: bool = True) -> Store:
+def open_golden(tmp_path: Path, *, may_write: bool = True, frozen: Path = GOLDEN) -> Store:
     """Open a copy: opening a ledger writes beside it, and git does not keep the secret's rights."""
     copy = tmp_path / "store"
-    shutil.copytree(GOLDEN, copy)
+    shutil.copytree(frozen, copy)
     (copy / "secret").chmod(0o600)
     (copy / "tmp").mkdir(exist_ok=True)
     return Store.open(copy, may_write=may_write)

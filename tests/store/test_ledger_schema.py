@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.errors import IoFailed, StoreIncompatible
+from dataplane.errors import Corrupt, IoFailed, StoreIncompatible
 from dataplane.ingest.exporting import export_image
 from dataplane.store import ledger, ledger_schema
+from dataplane.store.checkpoints import checkpoints
+from dataplane.store.recounting import recount_image, recount_store
+from dataplane.store.statistics import image_sizes, store_sizes
 from dataplane.store.store import Store
-from tests.store.test_golden_store import GOLDEN, open_golden
+from dataplane.upkeep.scrub import scrub
+from tests.store.test_golden_store import GOLDEN, GOLDEN_2, open_golden
 
 
 def tables(path: Path) -> set[str]:
@@ -110,15 +114,61 @@ def sqlite3_full() -> sqlite3.OperationalError:
 
 def test_newer_ledger_is_refused_by_name(old: Path) -> None:
     with sqlite3.connect(old / "ledger.sqlite3") as connection:
-        connection.execute("UPDATE ledger_meta SET value = '3' WHERE name = 'schema_version'")
+        connection.execute("UPDATE ledger_meta SET value = '4' WHERE name = 'schema_version'")
     for may_write in (False, True):
-        with pytest.raises(StoreIncompatible, match="schema version 3, this program knows versions up to 2"):
+        with pytest.raises(StoreIncompatible, match="schema version 4, this program knows versions up to 3"):
             Store.open(old, may_write=may_write)
     done = subprocess.run(
         [sys.executable, "-m", "dataplane", "ls", old], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout) == (5, "")
-    assert "schema version 3" in done.stderr
+    assert "schema version 4" in done.stderr
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """A copy of the frozen store whose ledger has version 2."""
+    open_golden(tmp_path, may_write=False, frozen=GOLDEN_2).close()
+    return tmp_path / "store"
+
+
+def test_frozen_ledger_is_of_version_2(second: Path) -> None:
+    with sqlite3.connect(second / "ledger.sqlite3") as connection:
+        assert connection.execute("SELECT value FROM ledger_meta WHERE name = 'schema_version'").fetchone() == ("2",)
+        assert connection.execute("SELECT COUNT(*) FROM counted_roots").fetchone() == (2,)
+
+
+def test_ledger_of_version_2_is_read_as_it_is(second: Path) -> None:
+    before = tables(second)
+    with Store.open(second, may_write=False) as store:
+        assert store.ledger.schema_version == 2
+        assert [pin.name for pin in store.pins()] == ["a", "b"]
+        assert store_sizes(store) == recount_store(store)
+        assert [found.storage_size for found in checkpoints(store.ledger)] == [None]
+    assert tables(second) == before
+
+
+def test_counts_of_version_2_are_counted_anew(second: Path, tmp_path: Path) -> None:
+    """They have no checksum that could say whether they are still what they were."""
+    with sqlite3.connect(second / "ledger.sqlite3") as connection:
+        connection.execute("UPDATE counted_roots SET unique_size = unique_size + 4096 WHERE number = 1")
+    with Store.open(second) as store:
+        assert store.ledger.schema_version == ledger_schema.SCHEMA_VERSION
+        assert store_sizes(store) == recount_store(store)
+        assert image_sizes(store, "a") == recount_image(store, store.pin("a"))
+        assert [found.storage_size for found in checkpoints(store.ledger)] == [None]
+        assert scrub(store, threads=1).run_damage == []
+    Store.create(tmp_path / "new").close()
+    assert tables(second) == tables(tmp_path / "new")
+
+
+def test_damaged_pins_of_version_2_are_not_sealed(second: Path) -> None:
+    with sqlite3.connect(second / "ledger.sqlite3") as connection:
+        connection.execute("UPDATE pins SET data_size = data_size + 1 WHERE name = 'a'")
+    with Store.open(second) as store:
+        assert store.ledger.schema_version == ledger_schema.SCHEMA_VERSION
+        with pytest.raises(Corrupt, match="its row of image 'a' does not match its checksum"):
+            store.pins()
 
 
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
