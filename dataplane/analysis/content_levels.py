@@ -96,10 +96,10 @@ class ContentLevels:
             tally.data_sizes[image] += int(lengths.sum(dtype=np.int64))
             tally.squares += float((lengths.astype(np.float64) ** 2).sum())
             keys = to_keys(digests, image, self._bits)
+            tally.pick(keys >> np.uint64(self._bits), image, offsets, lengths)
             if self.rate > 1:
                 kept = self._is_kept(keys)
-                keys, lengths, offsets = keys[kept], lengths[kept], offsets[kept]
-            tally.pick(keys >> np.uint64(self._bits), image, offsets, lengths)
+                keys, lengths = keys[kept], lengths[kept]
             tally.keys.append(keys)
             tally.lengths.append(lengths)
             tally.kept += len(keys)
@@ -164,8 +164,6 @@ class ContentLevels:
             kept = self._is_kept(tally.keys[0])
             tally.keys, tally.lengths = [tally.keys[0][kept]], [tally.lengths[0][kept]]
             tally.kept = len(tally.keys[0])
-            picked = tally.picked & np.uint64(self.rate - 1) == 0
-            tally.picked, tally.places = tally.picked[picked], tally.places[picked]
 
 
 def ordered(places: Numbers) -> Numbers:

@@ -37,8 +37,8 @@ GOLDEN_SHA256 = "97e1b239d42b5559d51707d5e92870375dc5ad3bec171bb8ff8e07987685cbf
 def taken(cutter: Cutter) -> list[Chunks]:
     found = []
     for number in range(len(cutter.averages)):
-        digests, lengths, offsets = (array(code, bytes(part)) for code, part in
-                                     zip("QIq", map(memoryview, cutter.take(number)), strict=True))  # fmt: skip
+        digests, lengths, offsets = (array(code, bytes(memoryview(part))) for code, part in
+                                     zip("QIq", cutter.take(number), strict=True))  # fmt: skip
         found.append(list(zip(offsets.tolist(), lengths.tolist(), digests.tolist(), strict=True)))
     return found
 
