@@ -25,7 +25,7 @@ READ_BYTES = 16 * MIB
 class ContentTrials:
     """Compresses chunks of one average size with each of `codecs`, in `threads` threads; sources one after the other.
 
-    Seconds for each byte that is loaded are those of reading, searching for places to cut, and a store's digest.
+    Seconds for each byte that is loaded are those of copying it, searching for places to cut, and a store's digest.
     """
 
     def __init__(self, codecs: Sequence[CodecProfile], threads: int) -> None:
@@ -42,14 +42,15 @@ class ContentTrials:
         """Compress the chunks of `source` at ascending (offset, length). Raises SourceError or Corrupt."""
         edges = np.flatnonzero(np.diff(np.cumsum(places[:, 1]) // READ_BYTES, prepend=0)).tolist()
         for first, last in pairwise([0, *(edge for edge in edges if edge), len(places)]):
-            started = time.thread_time()
             chunks = read_ranges(source, [(offset, length) for offset, length in places[first:last].tolist()])
-            self._load_s += time.thread_time() - started
             # The last chunk of a disk is filled up with zeros to a block.
             padded = [
                 chunk.ljust(length, b"\0")
                 for chunk, length in zip(chunks, places[first:last, 1].tolist(), strict=True)
             ]
+            started = time.thread_time()
+            gear.find(bytes(gear.CONTEXT) + b"".join(padded))  # joining them stands for the reading of an import
+            self._load_s += time.thread_time() - started
             run_crew(lambda left=padded: self._work(left), self._threads, padded.clear)  # type: ignore[misc]
 
     def finish(self) -> tuple[Trial, Numbers]:
@@ -67,7 +68,6 @@ class ContentTrials:
                     return
                 chunk = left.pop()
             started = time.thread_time()
-            gear.find(bytes(gear.CONTEXT) + chunk)
             scan.blake3(chunk, KEY)
             load_s = time.thread_time() - started
             lengths, encode_s = [], []

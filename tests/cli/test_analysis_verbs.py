@@ -186,7 +186,7 @@ def rendered(page: Path, profile: Path) -> str:
 def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> None:
     hostile = write_sparse(folder / "</script><img src=x onerror=alert(1)>.raw".replace("/", "_"), disk_bytes(MIB, 4))
     page = tmp_path / "report.html"
-    found = tune(folder / "a.raw", folder / "b.raw", hostile, "--report", page)
+    found = tune(folder / "a.raw", folder / "b.raw", hostile, "--cdc", "--report", page)
     text = page.read_text()
     assert len(text) < MIB // 3
     assert not re.search(
@@ -200,7 +200,12 @@ def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> N
     assert 'data-ready="yes"' in dom, "the script did not run to its end"
     chosen = found["verdict"]["recommended"]
     assert f"dataplane init STORE --chunk-size {chosen['chunk_size']} --codec {chosen['codec']}" in dom
-    assert len(re.findall(r"<tr class=", dom)) == len(found["profiles"])
+    content = found["content_defined"]
+    assert len(re.findall(r"<tr class=", dom)) == len(found["profiles"]) + len(content["profiles"])
+    sentence = re.search(r'<p id="content">(.*?)</p>', dom)
+    assert sentence
+    assert ("would pay" in sentence[1]) == content["verdict"]["pays"]
+    assert ">~4K none<" in dom
     assert dom.count('class="map"') == 3
     assert len(re.findall('type="range"', dom)) == 4
     assert html.escape(hostile.name, quote=False) in dom
