@@ -18,7 +18,7 @@ from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
 from dataplane.limits import MIB
 
-READ_BYTES = 16 * MIB
+READ_BYTES = 4 * MIB
 """About so many bytes of chunks are in memory at once."""
 
 
@@ -61,6 +61,7 @@ class ContentTrials:
         return trial, np.array(self._plain, dtype=np.int64)
 
     def _work(self, left: list[bytes]) -> None:
+        room = bytearray(max(map(len, left), default=0))
         encoders = [Encoder(codec.level) for codec in self._codecs]
         while True:
             with self._lock:
@@ -73,7 +74,7 @@ class ContentTrials:
             lengths, encode_s = [], []
             for encoder in encoders:
                 started = time.thread_time()
-                lengths.append(len(encoder.encode_bytes(chunk)))
+                lengths.append(encoder.encoded_length(chunk, room))
                 encode_s.append(time.thread_time() - started)
             with self._lock:
                 self._bytes += len(chunk)
