@@ -1,4 +1,4 @@
-"""Content-defined chunks: the search beside scalar FastCDC, cutting and digesting beside reading, and tune with them."""
+"""Content-defined chunks: the search beside scalar FastCDC, cutting and digesting beside the search alone, and tune."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_cdc_chunk_and_digest(beside: Beside) -> None:
 
 
 def all_sizes_and_content(path: Path) -> int:
-    """Count the chunks of every size, fixed and content-defined, as ``tune --cdc`` does before it compresses samples."""
+    """Count the chunks of every size, fixed and content-defined, as ``tune --cdc`` does before it tries codecs."""
     with open_source(str(path)) as source:
         content = ContentLevels(1, CHUNK_SIZES, 1, 0)
         cutter = Cutter(CHUNK_SIZES)

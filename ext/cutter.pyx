@@ -1,8 +1,8 @@
 """The cutter: pieces of a disk, in order, become content-defined chunks of several average sizes at once.
 
 A chunk of an average size of 2**k bytes has at least a quarter of that and at most eight times as much. It ends at the
-first end of a piece that has k + 2 bits, or from the average size on k - 2 (FastCDC's normalised chunking, level 2; ends
-with more bits are among those with fewer, so that one search serves all sizes); without any, at the last end of a piece
+first end of a piece that has k + 2 bits, or from the average size on k - 2 (FastCDC's normalised chunking, level 2;
+ends with more bits are among those with fewer, so that one search serves all sizes); without any, at the last end of a piece
 before it grows too long; in front of a gap as long as the smallest chunk, and at the end of the disk. Those gaps are in
 no chunk; shorter ones are bytes as any. The digest of a chunk is that of the digests of its pieces, where a gap's
 length stands for it.
@@ -41,8 +41,8 @@ cdef struct Average:
 cdef class Cutter:
     """Cuts one disk into chunks of `averages` bytes, ascending powers of two from 4 KiB to 4 MiB.
 
-    Rows of windows come in disk order; what is between them is zeros. Memory: what is not taken yet, and for a moment up
-    to eight times the largest average / 1 KiB digests of pieces.
+    Rows of windows come in disk order; what is between them is zeros. Memory: what is not taken yet, and for a moment
+    up to eight times the largest average / 1 KiB digests of pieces.
     """
 
     cdef readonly tuple averages
@@ -64,8 +64,8 @@ cdef class Cutter:
     def __cinit__(self, averages: tuple[int, ...]):
         cdef Average* one
         if not averages or list(averages) != sorted(set(averages)) \
-                or any(size < 1 or size.bit_count() != 1 or not AVERAGE_BITS_MIN < size.bit_length() <= AVERAGE_BITS_MAX + 1
-                       for size in averages):
+                or any(size < 1 or size.bit_count() != 1
+                       or not AVERAGE_BITS_MIN <= size.bit_length() - 1 <= AVERAGE_BITS_MAX for size in averages):
             raise ValueError(f"averages are ascending powers of two from 4 KiB to 4 MiB, not {averages}")
         self.averages = tuple(averages)
         self.count = <int> len(averages)
@@ -183,7 +183,6 @@ cdef class Cutter:
 
     cdef bint settle_zeros(self) noexcept nogil:
         """Decide what the zero blocks behind the edge are, since their number is known now."""
-        cdef Piece gap
         cdef int64_t blocks = self.zeros
         self.zeros = 0
         if blocks < PIECE_GAP_BLOCKS:

@@ -235,5 +235,5 @@ cdef class PieceRows:
 def check_window(Window window not None):
     """Raise ValueError unless pieces can be cut from such windows."""
     if window.chunk_size != PIECE_BLOCK or window.size < PIECE_WINDOW_MIN:
-        raise ValueError(f"pieces are cut from windows of {PIECE_WINDOW_MIN} bytes or more with blocks of {PIECE_BLOCK},"
-                         f" not {window.size} with {window.chunk_size}")
+        raise ValueError(f"pieces are cut from windows of {PIECE_WINDOW_MIN} bytes or more with blocks of "
+                         f"{PIECE_BLOCK}, not {window.size} with {window.chunk_size}")

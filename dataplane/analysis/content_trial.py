@@ -45,8 +45,7 @@ class ContentTrials:
             chunks = read_ranges(source, [(offset, length) for offset, length in places[first:last].tolist()])
             # The last chunk of a disk is filled up with zeros to a block.
             padded = [
-                chunk.ljust(length, b"\0")
-                for chunk, length in zip(chunks, places[first:last, 1].tolist(), strict=True)
+                chunk.ljust(length, b"\0") for chunk, length in zip(chunks, places[first:last, 1].tolist(), strict=True)
             ]
             started = time.thread_time()
             gear.find(bytes(gear.CONTEXT) + b"".join(padded))  # joining them stands for the reading of an import

@@ -66,11 +66,10 @@ def try_level(
 def content_profiles(facts: ContentFacts, codecs: Sequence[str], threads: int) -> Iterator[Profile]:
     """Yield the profiles of one average size."""
     level, trial = facts.level, facts.trial
-    chunks, data_size = sum(level.chunks), sum(level.data_sizes)
+    data_size = sum(level.data_sizes)
     pages = [-(-count // PAGE_CHUNKS) for count in level.chunks]
     manifests = sum(
-        costs.manifest_size(count, own) + MANIFEST_EXTRA * count
-        for count, own in zip(level.chunks, pages, strict=True)
+        costs.manifest_size(count, own) + MANIFEST_EXTRA * count for count, own in zip(level.chunks, pages, strict=True)
     )
     distinct, unique = round(level.distinct.value), level.unique_size
     for number, codec in enumerate(codecs):

@@ -40,7 +40,8 @@ SAMPLED_ENTRIES_MAX = 1 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOptions:
     """What to try and how to judge it. `sample` is 1 for exact, or N to keep one digest in N (a power of two);
-    with `cdc` the chunk sizes are averages of content-defined chunks too; `trace` are (offset, length) of requests to the first source, in bytes."""
+    with `cdc` the chunk sizes are averages of content-defined chunks too; `trace` are (offset, length) of requests to
+    the first source, in bytes."""
 
     chunk_sizes: tuple[int, ...] = CHUNK_SIZES
     codecs: tuple[str, ...] = CODECS
@@ -149,9 +150,7 @@ class Tuner:
         slices: list[BlockLog] = []
         cutter = Cutter(self._options.chunk_sizes) if self._content is not None else None
         try:
-            for part in survey(
-                source, threads=self._threads, progress=progress, cancelled=cancelled, cutter=cutter
-            ):
+            for part in survey(source, threads=self._threads, progress=progress, cancelled=cancelled, cutter=cutter):
                 if self._content is not None and cutter is not None:
                     self._content.add(number, cutter)
                 if self._sampled is None:
@@ -192,7 +191,7 @@ class Tuner:
             facts.append(self._try_level(level))
             progress.position_bytes += 1
         profiles = tuple(profile for fact in facts for profile in self._profiles(fact))
-        content = self._try_content(profiles, progress) if self._content is not None else None
+        content = self._try_content(self._content, profiles, progress) if self._content is not None else None
         progress.stage = "done"
         return Tuning(
             sources=tuple(self._read),
@@ -226,11 +225,10 @@ class Tuner:
             trace = costs.trace_amplification(self._options.trace, level.chunk_size, used)
         return SizeFacts(level=level, trial=trials.finish(), trace=trace)
 
-    def _try_content(self, fixed: Sequence[Profile], progress: Progress) -> Content:
-        assert self._content is not None
+    def _try_content(self, levels: ContentLevels, fixed: Sequence[Profile], progress: Progress) -> Content:
         codecs = [CodecProfile.parse(codec) for codec in self._options.codecs]
         facts = []
-        for level in self._content.levels(TRIAL_CHUNKS, TRIAL_BYTES):
+        for level in levels.levels(TRIAL_CHUNKS, TRIAL_BYTES):
             facts.append(try_level(level, self._sources, codecs, self._threads))
             progress.position_bytes += 1
         profiles = tuple(

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cdc",
         action="store_true",
-        help="try content-defined chunks of those sizes on average too, to know whether they would pay; stores have none",
+        help="try content-defined chunks of those sizes on average too: would they pay? stores have none",
     )
     parser.add_argument("--trace", metavar="FILE", help="lines of offset,length in bytes: what guests read of SOURCE")
     parser.add_argument("--ram", type=parse_size, metavar="4G", help="leave out profiles whose index needs more memory")
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.ci and (args.min_ratio is not None or args.max_index is not None):
         raise UsageError("--min-ratio and --max-index go with --ci")
     options = TuneOptions(
-        chunk_sizes=args.chunk_sizes, codecs=args.codecs, sample=args.sample, ram=args.ram, weights=args.weights, cdc=args.cdc,
-        trace=read_trace(args.trace) if args.trace else (),
+        chunk_sizes=args.chunk_sizes, codecs=args.codecs, sample=args.sample, ram=args.ram, weights=args.weights,
+        cdc=args.cdc, trace=read_trace(args.trace) if args.trace else (),
     )  # fmt: skip
     with ExitStack() as stack:
         names, sources = open_images(stack, args.source, args)

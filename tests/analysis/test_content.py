@@ -1,4 +1,4 @@
-"""Content-defined chunks as candidates: counts beside whole disks cut byte by byte, trials beside the zstandard package."""
+"""Content-defined chunks as candidates: beside disks cut byte by byte, and the zstandard package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import zstandard
 
-from dataplane import open_source
 from dataplane.analysis.content_levels import ContentLevels
 from dataplane.analysis.content_tuning import judge_content, read_amplification
 from dataplane.analysis.estimate import Estimate, estimate_ratio

@@ -113,9 +113,7 @@ def test_chunks_match_oracle(
 ) -> None:
     disk = made(seed, parts)
     averages = (4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB)
-    found = cut(
-        disk, 1 << window_bits, averages=averages, holes=holes, threads=threads, slice_windows=slice_windows
-    )
+    found = cut(disk, 1 << window_bits, averages=averages, holes=holes, threads=threads, slice_windows=slice_windows)
     pieces = oracle.pieces(disk)
     for average, chunks in zip(averages, found, strict=True):
         assert chunks == oracle.chunks(pieces, average), average

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,7 @@ def test_search_may_start_anywhere(variant: str) -> None:
 
 def test_places_keep_their_distance_and_bits_their_shares(variant: str) -> None:
     places, bits = gear.find(random.Random(3).randbytes(8 << 20))
-    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 64
+    assert min(b - a for a, b in pairwise(places)) > 64
     expected = (8 << 20) / 1024 * (1 - 1 / 1024) ** 64
     assert len(places) == pytest.approx(expected, rel=0.04)
     for level in range(10, 15):

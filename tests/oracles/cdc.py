@@ -85,9 +85,8 @@ def gaps(disk: bytes) -> list[tuple[int, int]]:
 
 def cut(disk: bytes, start: int, stop: int) -> list[Piece]:
     """Cut the bytes between gaps."""
-    ends = {place: bits for place, bits in places(disk[max(0, start - 200) : stop], 0)}
-    ends = {place + max(0, start - 200): bits for place, bits in ends.items()}
-    ends = {place: bits for place, bits in ends.items() if place > start}
+    before = max(0, start - 200)  # enough to know the hash and places too near
+    ends = {before + place: bits for place, bits in places(disk[before:stop]) if before + place > start}
     ends.setdefault(stop, 0)
     found = []
     at = start
