@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_cdc_chunk_and_digest(beside: Beside) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        window.load(plan, 0, np.array([file.fileno()], dtype=np.int32))
+        window.load(plan, 0, array("i", [file.fileno()]))
 
     def chunk_and_digest() -> None:
         for _ in range(8):

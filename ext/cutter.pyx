@@ -2,10 +2,10 @@
 
 A chunk of an average size of 2**k bytes has at least a quarter of that and at most eight times as much. It ends at the
 first end of a piece that has k + 2 bits, or from the average size on k - 2 (FastCDC's normalised chunking, level 2;
-ends with more bits are among those with fewer, so that one search serves all sizes); without any, at the last end of a piece
-before it grows too long; in front of a gap as long as the smallest chunk, and at the end of the disk. Those gaps are in
-no chunk; shorter ones are bytes as any. The digest of a chunk is that of the digests of its pieces, where a gap's
-length stands for it.
+ends with more bits are among those with fewer, so that one search serves all sizes); without any, at the last end of a
+piece before it grows too long; in front of a gap as long as the smallest chunk, and at the end of the disk. Those gaps
+are in no chunk; shorter ones are bytes as any. The digest of a chunk is that of the digests of its pieces, where a
+gap's length stands for it.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
