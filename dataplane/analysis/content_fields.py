@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dataplane.analysis.content_tuning import Content, ContentFacts
+from dataplane.analysis.verdict import Profile
 
 if TYPE_CHECKING:
     from dataplane.analysis.tuning import Tuning
@@ -53,7 +54,7 @@ def verdict_fields(content: Content, tuning: Tuning) -> Fields:
     """Return whether content-defined chunks would pay: the best of them beside the recommended fixed ones."""
     best, fixed = content.verdict.best, tuning.verdict.recommended
     if best is None:
-        return {"pays": False, "best": None, "saved_size": None, "saved_share": None}
+        return {"pays": False, "best": None, "saved_size": None, "saved_share": None, "intervals_overlap": False}
     one = content.profiles[best]
     saved = None if fixed is None else int(tuning.profiles[fixed]["total_size"]) - int(one["total_size"])
     beside = None if fixed is None else int(tuning.profiles[fixed]["total_size"])
@@ -64,4 +65,15 @@ def verdict_fields(content: Content, tuning: Tuning) -> Fields:
         "index_memory": one["index_memory"],
         "saved_size": saved,
         "saved_share": round(saved / beside, 4) if saved is not None and beside else None,
+        "intervals_overlap": fixed is not None and overlap(one, tuning.profiles[fixed]),
     }
+
+
+def overlap(one: Profile, other: Profile) -> bool:
+    """Return whether two profiles, of which one is an estimate at least, may take the same space in all."""
+    low, high, other_low, other_high = (
+        float(profile["total_size"]) - float(profile["stored_size"]) + float(profile[f"stored_size_{end}"])
+        for profile in (one, other)
+        for end in ("low", "high")
+    )
+    return (low < high or other_low < other_high) and low <= other_high and other_low <= high

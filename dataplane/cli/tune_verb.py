@@ -269,6 +269,8 @@ def content_sentence(verdict: dict[str, Any]) -> str:
         return "content-defined chunks would not pay: no index of theirs fits the memory"
     saved = verdict["saved_share"]
     beside = "" if saved is None else f", {abs(saved):.1%} {'less' if saved >= 0 else 'more'} than the fixed ones above"
+    if verdict["intervals_overlap"]:
+        beside += ", give or take: their 95 % intervals overlap"
     return (
         f"content-defined chunks would {'' if verdict['pays'] else 'not '}pay: the best of them,"
         f" {short(best['chunk_size'])} on average with {best['codec']}, would take"

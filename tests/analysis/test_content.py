@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from dataplane.analysis.content_fields import overlap
 from dataplane.analysis.content_levels import ContentLevels
 from dataplane.analysis.content_tuning import judge_content, read_amplification
 from dataplane.analysis.estimate import Estimate, estimate_ratio
@@ -92,6 +93,7 @@ def test_moved_content_is_shared_by_content_only(tmp_path: Path) -> None:
     assert fields["content_defined"]["sizes"][0]["dedup_ratio"] > 1.9
     verdict = fields["content_defined"]["verdict"]
     assert verdict["pays"]
+    assert not verdict["intervals_overlap"]
     assert verdict["saved_size"] == fields["profiles"][0]["total_size"] - verdict["total_size"] > 2_000_000
 
 
@@ -185,6 +187,16 @@ def test_read_amplification_is_the_mean_over_reads(tuned: Tuning, counted: dict[
         assert decoded / 20_000 / 4096 * (int(ends[-1]) + 4095) / int(ends[-1]) == pytest.approx(
             read_amplification(facts.level, 4096), rel=0.05
         )
+
+
+def test_intervals_overlap_only_where_something_is_estimated() -> None:
+    def ranged(total: int, low: int, high: int) -> dict[str, int]:
+        return {"total_size": total + 5, "stored_size": total, "stored_size_low": low, "stored_size_high": high}
+
+    assert overlap(ranged(10, 8, 12), ranged(14, 12, 16))
+    assert overlap(ranged(10, 10, 10), ranged(11, 9, 13))
+    assert not overlap(ranged(10, 8, 12), ranged(15, 13, 17))
+    assert not overlap(ranged(10, 10, 10), ranged(10, 10, 10))
 
 
 def test_verdict_weighs_both_kinds_together() -> None:

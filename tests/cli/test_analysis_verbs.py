@@ -36,7 +36,7 @@ def tune(*arguments: object, check: int = 0) -> dict[str, Any]:
 
 
 def test_tune_files_patterns_and_stored_images_alike(folder: Path) -> None:
-    sizes = ("--chunk-sizes", "16K..64K", "--codecs", "none,zstd:1")
+    sizes = ("--chunk-sizes", "16K..64K", "--codecs", "none,zstd:1", "--cdc")
     files = tune(folder / "a.raw", folder / "b.raw", *sizes)
     assert [one["chunk_size"] for one in files["sizes"]] == [16 * KIB, 32 * KIB, 64 * KIB]
     assert files["complete"]
@@ -46,6 +46,7 @@ def test_tune_files_patterns_and_stored_images_alike(folder: Path) -> None:
         for one, other in zip(files["sizes"], same["sizes"], strict=True):
             for key in ("chunks", "data_size", "duplicate_size", "shared_size", "unique_size", "references"):
                 assert one[key] == other[key]
+        assert same["content_defined"]["sizes"] == files["content_defined"]["sizes"]
     sampled = tune(folder / "*.raw", *sizes, "--sample", "1/2")
     assert not sampled["exact"]
     assert sampled["sizes"][0]["chunks"] == files["sizes"][0]["chunks"]
@@ -53,7 +54,9 @@ def test_tune_files_patterns_and_stored_images_alike(folder: Path) -> None:
 
 
 def test_tune_for_people_names_a_profile(folder: Path) -> None:
-    shown = dataplane("tune", folder / "a.raw", "--chunk-sizes", "16K,64K", "--weights", "memory=1").stdout
+    shown = dataplane("tune", folder / "a.raw", "--chunk-sizes", "16K,64K", "--weights", "memory=1", "--cdc").stdout
+    assert "~16K zstd:1" in shown
+    assert re.search(r"^content-defined chunks would (not )?pay: the best of them, 64K on average", shown, re.M)
     assert "use --chunk-size 64K" in shown
     assert "16K: " in shown
     assert "no profile" in dataplane("tune", folder / "a.raw", "--chunk-sizes", "16K,64K", "--ram", "1K").stdout
