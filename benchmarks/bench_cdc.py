@@ -51,8 +51,8 @@ def fastcdc(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], int]:
 @pytest.mark.parametrize("variant", gear.variants())
 def test_cdc_search(beside: Beside, fastcdc: Callable[[bytes], int], variant: str) -> None:
     """In one thread, on random bytes that a second-level cache holds."""
-    data = np.random.default_rng(1).bytes(MIB // 4)
-    rounds = 64
+    data = np.random.default_rng(1).bytes(MIB // 2)
+    rounds = 32
     before = gear.chosen_variant()
     gear.choose_variant(variant)
     beside(
