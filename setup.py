@@ -51,9 +51,12 @@ KERNELS = {  # native module: libraries it links
     "codec": ["zstd", "deflate"],
     "counts": [],
     "cpu": ["zstd", "deflate"],
+    "cutter": [],
     "fold": [],
+    "gear": [],
     "grain_map": [],
     "packs": [],
+    "pieces": [],
     "plan": [],
     "run_builder": [],
     "run_merge": [],
@@ -62,6 +65,7 @@ KERNELS = {  # native module: libraries it links
     "survey": [],
     "table": [],
     "sweep": [],
+    "walk": [],
     "window": [],
 }
 
@@ -84,12 +88,13 @@ def blake3_library():
 
 
 def static_libraries():
-    """XXH3 and the zero test compiled once for each instruction set, and BLAKE3."""
+    """XXH3, the zero test and the gear hash compiled once for each instruction set, and BLAKE3."""
     variants = {"baseline": []}
     if X86_64:
         variants |= {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl"]}
     libraries = [
-        (f"dp_scan_{isa}", {"sources": [f"ext/scan_{isa}.c"], "cflags": [*CFLAGS, *flags]})
+        (f"dp_{kernel}_{isa}", {"sources": [f"ext/{kernel}_{isa}.c"], "cflags": [*CFLAGS, *flags, *more]})
+        for kernel, more in {"scan": [], "gear": ["-funroll-loops"]}.items()
         for isa, flags in variants.items()
     ]
     blake3 = blake3_library()

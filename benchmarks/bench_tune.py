@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
 
+from benchmarks import peers
 from benchmarks.bench_analysis import BareReading, analyse
 from benchmarks.beside import THREADS, Beside, Goal
 from dataplane.analysis.block_log import BLOCKS, joined, survey
@@ -19,18 +22,20 @@ from dataplane.engine.fold import fold
 from dataplane.engine.scan import xxh3
 from dataplane.formats.probe import open_source
 from dataplane.ingest.progress import Progress
-from dataplane.limits import CHUNK_SIZE_MIN
+from dataplane.limits import CHUNK_SIZE_MIN, KIB
 
 ONE_SIZE_GOAL = Goal("eleven chunk sizes beside one (rate: 1.6 times the time is 0.625)", "at least", 0.625)
 READ_GOAL = Goal("eleven chunk sizes beside bare pread of the same extents", "at least", 0.6)
+BORG_SIZES = (16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 256 * KIB)
+BORG_GOAL = Goal("five chunk sizes in one reading beside five runs of borg, times as fast", "at least", 60)
 SAMPLE_GOAL = Goal("measure --sample 5% beside measure, times as fast", "at least", 8)
 
 
-def all_sizes(path: Path) -> int:
+def all_sizes(path: Path, sizes: tuple[int, ...] = CHUNK_SIZES) -> int:
     """Count the chunks of every size, as ``tune`` does before it compresses samples."""
     with open_source(str(path)) as source:
         logs = [joined(list(survey(source, threads=THREADS, progress=Progress(), cancelled=None)))]
-        return sum(level.counts.total_distinct for level in exact_levels(logs, [source.virtual_size], CHUNK_SIZES, 0))
+        return sum(level.counts.total_distinct for level in exact_levels(logs, [source.virtual_size], sizes, 0))
 
 
 def all_sizes_sampled(path: Path) -> int:
@@ -65,6 +70,21 @@ def test_tune_sampled_beside_exact(beside: Beside, disk: Path) -> None:
     size = reading.size
     reading.close()
     beside(lambda: all_sizes_sampled(disk), lambda: all_sizes(disk), named="all digests kept", size=size)
+
+
+def test_tune_five_sizes_beside_borg(beside: Beside, disk: Path, tmp_path: Path) -> None:
+    if peers.find("borg") is None:
+        pytest.skip("no borg here: apt-get install borgbackup")
+
+    def times_as_fast() -> float:
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            all_sizes(disk, BORG_SIZES)
+            times.append(time.perf_counter() - started)
+        return sum(peers.borg_create(disk, size, tmp_path / str(size)) for size in BORG_SIZES) / median(times)
+
+    beside.once(times_as_fast, named="five runs of borg create, fixed chunks, lz4", goal=BORG_GOAL)
 
 
 def test_measure_sample(beside: Beside, disk: Path) -> None:

@@ -88,6 +88,19 @@ cdef class Encoder:
                 length = self.encode_one(&plain[0], plain.shape[0], &room[0])
         return bytes(room[:length])
 
+    def encoded_length(self, const uint8_t[::1] plain not None, uint8_t[::1] room not None) -> int:
+        """Return the length of one encoded chunk, which is left in `room`; that of `plain` means it is stored as it is.
+
+        Releases the GIL. Raises ValueError when `room` is shorter than `plain`.
+        """
+        cdef size_t length = 0
+        if room.shape[0] < plain.shape[0]:
+            raise ValueError(f"{plain.shape[0]} bytes do not fit {room.shape[0]}")
+        if plain.shape[0]:
+            with nogil:
+                length = self.encode_one(&plain[0], plain.shape[0], &room[0])
+        return length
+
 
 cdef class Decoder:
     """One thread's decompressors. Not safe for concurrent use."""

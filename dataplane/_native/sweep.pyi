@@ -2,16 +2,12 @@
 
 from dataplane._native.plan import Plan
 from dataplane._native.table import DigestTable
-from dataplane._native.window import Window
+from dataplane._native.walk import Walk
 
-class Sweep:
+class Sweep(Walk):
     """One plan, shared by the threads that sweep it; each brings its own Window."""
 
     def __init__(self, plan: Plan, table: DigestTable, fds: list[int], claim_size: int) -> None: ...
-    def work(self, window: Window) -> None: ...
-    def stop(self) -> None: ...
-    @property
-    def read_bytes(self) -> int: ...
     @property
     def data_chunks(self) -> int: ...
     @property

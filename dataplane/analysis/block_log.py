@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.dataclass import dataclass
+from dataplane.engine.cutter import Cutter
 from dataplane.engine.fold import fold
+from dataplane.engine.pieces import PieceRows
 from dataplane.engine.plan import Plan
 from dataplane.engine.survey import BLOCK_ABSENT, BLOCK_ZERO, Survey, note_window
 from dataplane.engine.window import LoadFailure, Window
@@ -29,6 +31,9 @@ BLOCKS = WINDOW_SIZE // BLOCK_SIZE
 SLICE_WINDOWS = 128
 """Windows (512 MiB of a disk, 1 MiB of digests) that are read between two looks at progress and cancellation: enough
 that joining the threads costs nothing."""
+
+CUT_WINDOWS = 32
+"""The same when pieces are cut, which take 64 KiB a window and a multiple of that on purpose."""
 
 Digests = npt.NDArray[np.uint64]
 
@@ -50,55 +55,67 @@ class BlockLog:
 
 
 def survey(
-    source: ImageSource, *, threads: int, progress: Progress, cancelled: threading.Event | None
+    source: ImageSource,
+    *,
+    threads: int,
+    progress: Progress,
+    cancelled: threading.Event | None,
+    cutter: Cutter | None = None,
 ) -> Iterator[BlockLog]:
     """Read all of `source`, and yield its log in slices of at most SLICE_WINDOWS windows, in disk order.
 
-    Raises Cancelled, SourceError, Corrupt or MemoryError.
+    A `cutter` gets the pieces of each slice before that is yielded; the disk is not ended there. Raises Cancelled,
+    SourceError, Corrupt or MemoryError.
     """
     progress.total_bytes, progress.stage = source.virtual_size, "reading"
     if source.own_data or any(reader.fileno() is None for reader in source.readers):
-        yield from survey_feed(source, threads, progress, cancelled)
+        yield from survey_feed(source, threads, progress, cancelled, cutter)
     else:
-        yield from survey_natively(source, threads, progress, cancelled)
+        yield from survey_natively(source, threads, progress, cancelled, cutter)
     source.check_unchanged()
     progress.position_bytes, progress.stage = source.virtual_size, "done"
 
 
 def survey_natively(
-    source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None
+    source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None, cutter: Cutter | None
 ) -> Iterator[BlockLog]:
     """Read sources that have file descriptors in native loops."""
+    most = SLICE_WINDOWS if cutter is None else CUT_WINDOWS
     windows = [Window(WINDOW_SIZE, BLOCK_SIZE) for _ in range(threads)]
     for batch in source.extents():
         plan = Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
         fds = list(descriptors(source, plan))
-        for first in range(0, plan.window_count, SLICE_WINDOWS):
+        for first in range(0, plan.window_count, most):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled("the work was cancelled")
-            count = min(SLICE_WINDOWS, plan.window_count - first)
+            count = min(most, plan.window_count - first)
             digests = np.zeros((count, BLOCKS), dtype=np.uint64)
-            work = Survey(plan, fds, digests.data, first)
+            pieces = None if cutter is None else PieceRows(count)
+            work = Survey(plan, fds, digests.data, first, pieces)
             free = list(windows)
             try:
                 run_crew(lambda free=free, work=work: work.work(free.pop()), threads, work.stop)  # type: ignore[misc]
             except LoadFailure as failure:
                 raise load_error(source, failure) from failure
             progress.read_bytes += work.read_bytes
+            if cutter is not None and pieces is not None:
+                cutter.add(pieces)
             offsets = np.array([plan.window(index)[0] for index in range(first, first + count)], dtype=np.int64)
             yield noted(BlockLog(offsets=offsets, digests=digests), progress)
         progress.position_bytes = plan.end
 
 
 def survey_feed(
-    source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None
+    source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None, cutter: Cutter | None
 ) -> Iterator[BlockLog]:
     """Read any source window by window, which is also how bytes come over a network."""
     feed: Feed[None] = Feed(source, lambda offset, length: None, progress, cancelled)
     windows = [Window(WINDOW_SIZE, BLOCK_SIZE) for _ in range(threads)]
     lock = threading.Lock()
     rows: dict[int, Digests] = {}
-    left = SLICE_WINDOWS
+    pieces: dict[int, PieceRows] = {}
+    most = SLICE_WINDOWS if cutter is None else CUT_WINDOWS
+    left = most
 
     def work(window: Window) -> None:
         nonlocal left
@@ -113,20 +130,27 @@ def survey_feed(
             feed.load(claim, window)
             row = np.empty(BLOCKS, dtype=np.uint64)
             note_window(window, row.data)
+            piece_rows = PieceRows(int(cutter is not None))
+            if cutter is not None:
+                piece_rows.note_window(0, window)
             with lock:
-                rows[claim.offset] = row
+                rows[claim.offset], pieces[claim.offset] = row, piece_rows
                 progress.read_bytes += window.read_bytes
 
     try:
         while True:
             free = list(windows)
-            left = SLICE_WINDOWS
+            left = most
             run_crew(lambda free=free: work(free.pop()), threads, feed.stop)  # type: ignore[misc]
             if not rows:
                 return
             offsets = np.array(sorted(rows), dtype=np.int64)
             digests = np.stack([rows[offset] for offset in offsets.tolist()])
+            if cutter is not None:
+                for offset in offsets.tolist():
+                    cutter.add(pieces[offset])
             rows.clear()
+            pieces.clear()
             yield noted(BlockLog(offsets=offsets, digests=digests), progress)
     finally:
         feed.stop()

@@ -68,6 +68,30 @@ def estimate_sum(sample: npt.NDArray[np.int64], population: Estimate, least: flo
     )
 
 
+def estimate_ratio(
+    sample: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], population: Estimate, total: Estimate
+) -> Estimate:
+    """Return the sum over a population of whose members a random sample was drawn, when their `sizes` are known.
+
+    `total` is the sum of the sizes of all members, to which the sum is about proportional; no member is more than its
+    size. The interval is that of a ratio estimate, whose small bias is left out.
+    """
+    count, size = len(sample), float(sizes.sum())
+    if population.value <= 0 or total.value <= 0:
+        return Estimate.exact(0)
+    if count >= population.value and population.is_exact:
+        return Estimate.exact(float(sample.sum()))
+    if count < 2 or not size:
+        return Estimate(total.value, population.low, total.high)
+    ratio = float(sample.sum()) / size
+    spread = float(np.sqrt(((sample - ratio * sizes) ** 2).sum() / (count - 1)))
+    share_left = max(0.0, 1 - count / population.value)
+    error = student95(count - 1) * spread * math.sqrt(share_left / count) * population.value
+    half = math.hypot(error, ratio * (total.high - total.low) / 2)
+    value = ratio * total.value
+    return Estimate(value, max(population.low, value - half), min(total.high, value + half))
+
+
 def estimate_count(kept: int, rate: int) -> Estimate:
     """Return how many there are when each was kept independently with a chance of 1 / `rate`, and `kept` were."""
     if rate == 1:

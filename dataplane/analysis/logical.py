@@ -28,13 +28,16 @@ def read_ranges(source: ImageSource, ranges: Iterable[tuple[int, int]]) -> list[
     window = Window(WINDOW_SIZE, CHUNK_SIZE_MIN)
     while (claim := feed.claim()) is not None:
         feed.load(claim, window)
-        plain = np.frombuffer(window.plain, dtype=np.uint8).copy()
-        present = np.frombuffer(window.states, dtype=np.uint8) == ChunkState.DATA
-        plain.reshape(-1, CHUNK_SIZE_MIN)[~present] = 0
+        absent = np.flatnonzero(np.frombuffer(window.states, dtype=np.uint8) != ChunkState.DATA) * CHUNK_SIZE_MIN
         for (offset, end), part in zip(wanted, parts, strict=True):
             start, stop = max(offset, window.offset), min(end, window.offset + window.length)
-            if start < stop:
-                part[start - offset : stop - offset] = plain[start - window.offset : stop - window.offset].data
+            if start >= stop:
+                continue
+            part[start - offset : stop - offset] = window.plain[start - window.offset : stop - window.offset]
+            first, last = np.searchsorted(absent, (start - window.offset - CHUNK_SIZE_MIN + 1, stop - window.offset))
+            for block in (absent[first:last] + window.offset).tolist():
+                begin, end_of_block = max(block, start), min(block + CHUNK_SIZE_MIN, stop)
+                part[begin - offset : end_of_block - offset] = bytes(end_of_block - begin)
     return [bytes(part) for part in parts]
 
 

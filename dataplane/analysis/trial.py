@@ -76,11 +76,8 @@ class Trials:
         )
 
     def _work(self, feed: Feed[None], found: dict[int, Lengths]) -> None:
-        count = WINDOW_SIZE // self._chunk_size
         window = Window(WINDOW_SIZE, self._chunk_size, KEY)
-        encoders = [Encoder(codec.level) for codec in self._codecs]
-        encoded, ids = bytearray(WINDOW_SIZE), bytearray(count * DIGEST_SIZE)
-        lengths = np.zeros((len(self._codecs), count), dtype=np.uint32)
+        room = bytearray(self._chunk_size)
         while True:
             started = time.thread_time()
             claim: Claim[None] | None = feed.claim()
@@ -90,16 +87,17 @@ class Trials:
             load_s = time.thread_time() - started
             states = np.frombuffer(window.states, dtype=np.uint8)
             chosen = np.flatnonzero(states == ChunkState.DATA)
-            fresh = bytearray(len(states))
-            np.frombuffer(fresh, dtype=np.uint8)[chosen] = ChunkState.NEW
+            lengths = np.empty((len(chosen), len(self._codecs)), dtype=np.int64)
             encode_s = []
-            for encoder, row in zip(encoders, lengths, strict=True):
+            for place, codec in enumerate(self._codecs):
+                encoder = Encoder(codec.level)  # one at a time: each has some MiB of tables
                 started = time.thread_time()
-                encoder.encode(window.plain, self._chunk_size, window.digests, fresh, encoded, ids, row.data)
+                for number, at in enumerate((chosen * self._chunk_size).tolist()):
+                    lengths[number, place] = encoder.encoded_length(window.plain[at : at + self._chunk_size], room)
                 encode_s.append(time.thread_time() - started)
             with self._lock:
                 self._bytes += len(chosen) * self._chunk_size
                 self._load_s += load_s
                 self._encode_s = [total + more for total, more in zip(self._encode_s, encode_s, strict=True)]
                 for number, place in enumerate(chosen.tolist()):
-                    found[window.offset + place * self._chunk_size] = lengths[:, number].astype(np.int64)
+                    found[window.offset + place * self._chunk_size] = lengths[number]

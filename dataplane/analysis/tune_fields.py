@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+from dataplane.analysis.content_fields import content_fields
 from dataplane.analysis.strips import strips
 from dataplane.analysis.tuning import SizeFacts, Tuning
 from dataplane.engine import cpu
@@ -53,6 +54,7 @@ def tune_fields(tuning: Tuning) -> Fields:
         "maps_chunk_size": maps_size,
         "maps": strips(tuning.logs, [source.virtual_size for source in tuning.sources], maps_size),
         "verdict": verdict_fields(tuning),
+        "content_defined": None if tuning.content is None else content_fields(tuning.content, tuning),
         "machine": {
             "threads": tuning.threads,
             "cpu_features": cpu.features(),

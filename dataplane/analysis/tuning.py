@@ -11,12 +11,15 @@ import numpy as np
 from dataplane.analysis import costs
 from dataplane.analysis.alignment import Alignment, measure_alignment
 from dataplane.analysis.block_log import BLOCK_SIZE, BlockLog, joined, survey
+from dataplane.analysis.content_levels import ContentLevels
+from dataplane.analysis.content_tuning import Content, content_profiles, judge_content, try_level
 from dataplane.analysis.estimate import Estimate, estimate_sum
 from dataplane.analysis.levels import Level, SampledLevels, exact_levels
 from dataplane.analysis.trial import Trial, Trials
-from dataplane.analysis.verdict import WEIGHTS_DEFAULT, Verdict, judge
+from dataplane.analysis.verdict import WEIGHTS_DEFAULT, Profile, Verdict, judge
 from dataplane.dataclass import dataclass, field
 from dataplane.engine.codec import CodecProfile
+from dataplane.engine.cutter import Cutter
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import Cancelled, UsageError
 from dataplane.image_source import ImageSource
@@ -37,12 +40,14 @@ SAMPLED_ENTRIES_MAX = 1 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOptions:
     """What to try and how to judge it. `sample` is 1 for exact, or N to keep one digest in N (a power of two);
-    `trace` are (offset, length) of requests to the first source, in bytes."""
+    with `cdc` the chunk sizes are averages of content-defined chunks too; `trace` are (offset, length) of requests to
+    the first source, in bytes."""
 
     chunk_sizes: tuple[int, ...] = CHUNK_SIZES
     codecs: tuple[str, ...] = CODECS
     sample: int = 1
     ram: int | None = None
+    cdc: bool = False
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS_DEFAULT))
     trace: tuple[tuple[int, int], ...] = ()
 
@@ -96,6 +101,9 @@ class Tuning:
     logs: tuple[BlockLog, ...]
     """Empty when sampled."""
 
+    content: Content | None
+    """Content-defined chunks, when they were asked for."""
+
     @property
     def complete(self) -> bool:
         """Whether every source was read to its end."""
@@ -105,7 +113,8 @@ class Tuning:
 class Tuner:
     """Reads sources one after the other, then finds the answer. Sources stay open until ``finish`` returns.
 
-    Memory: exact, 24 bytes for each 4 KiB block that holds data and some 75 MiB; sampled, at most 128 MiB.
+    Memory: exact, 24 bytes for each 4 KiB block that holds data and some 64 MiB; sampled, at most 128 MiB.
+    Content-defined chunks take 12 bytes more for each chunk of each size, which is 24 a block when there are all sizes.
     """
 
     def __init__(
@@ -121,6 +130,11 @@ class Tuner:
             if options.sample > 1
             else None
         )
+        self._content = (
+            ContentLevels(len(sources), options.chunk_sizes, options.sample, SAMPLED_ENTRIES_MAX)
+            if options.cdc
+            else None
+        )
         self._read: list[TunedSource] = []
         self._started = time.monotonic()
 
@@ -134,14 +148,20 @@ class Tuner:
         started = time.monotonic()
         complete = True
         slices: list[BlockLog] = []
+        cutter = Cutter(self._options.chunk_sizes) if self._content is not None else None
         try:
-            for part in survey(source, threads=self._threads, progress=progress, cancelled=cancelled):
+            for part in survey(source, threads=self._threads, progress=progress, cancelled=cancelled, cutter=cutter):
+                if self._content is not None and cutter is not None:
+                    self._content.add(number, cutter)
                 if self._sampled is None:
                     slices.append(part)
                 else:
                     self._sampled.add(number, part, source.virtual_size)
         except Cancelled:
             complete = False
+        if self._content is not None and cutter is not None:
+            cutter.finish()
+            self._content.add(number, cutter)
         if self._sampled is None:
             self._logs.append(joined(slices))
         self._read.append(
@@ -164,13 +184,15 @@ class Tuner:
         if not self._read:
             raise UsageError("no source was read")
         progress = progress or Progress()
-        progress.total_bytes, progress.stage = len(self._options.chunk_sizes), "trying codecs"
+        sizes = len(self._options.chunk_sizes)
+        progress.total_bytes, progress.stage = sizes * (2 if self._options.cdc else 1), "trying codecs"
         facts = []
         for level in self._levels():
             facts.append(self._try_level(level))
             progress.position_bytes += 1
-        progress.stage = "done"
         profiles = tuple(profile for fact in facts for profile in self._profiles(fact))
+        content = self._try_content(self._content, profiles, progress) if self._content is not None else None
+        progress.stage = "done"
         return Tuning(
             sources=tuple(self._read),
             sizes=tuple(facts),
@@ -182,6 +204,7 @@ class Tuner:
             seconds=time.monotonic() - self._started,
             options=self._options,
             logs=tuple(self._logs),
+            content=content,
         )
 
     def _levels(self) -> Iterator[Level]:
@@ -201,6 +224,18 @@ class Tuner:
             used = used_chunks(self._logs[0], level.chunk_size)
             trace = costs.trace_amplification(self._options.trace, level.chunk_size, used)
         return SizeFacts(level=level, trial=trials.finish(), trace=trace)
+
+    def _try_content(self, levels: ContentLevels, fixed: Sequence[Profile], progress: Progress) -> Content:
+        codecs = [CodecProfile.parse(codec) for codec in self._options.codecs]
+        facts = []
+        for level in levels.levels(TRIAL_CHUNKS, TRIAL_BYTES):
+            facts.append(try_level(level, self._sources, codecs, self._threads))
+            progress.position_bytes += 1
+        profiles = tuple(
+            profile for fact in facts for profile in content_profiles(fact, self._options.codecs, self._threads)
+        )
+        verdict = judge_content(fixed, profiles, self._options.weights, self._options.ram)
+        return Content(facts=tuple(facts), profiles=profiles, verdict=verdict)
 
     def _profiles(self, fact: SizeFacts) -> Iterator[dict[str, float | int | str]]:
         level, trial, size = fact.level, fact.trial, fact.level.chunk_size

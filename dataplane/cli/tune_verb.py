@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 AXES = ("space", "memory", "speed", "read")
 TRACE_REQUESTS_MAX = 10_000_000
 
+CONTENT_MARK = "~"
+"""Stands before the sizes of content-defined chunks."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
@@ -44,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="1/64",
         help="keep one digest in so many (a power of two): bounded memory, an interval instead of an exact count",
+    )
+    parser.add_argument(
+        "--cdc",
+        action="store_true",
+        help="try content-defined chunks of those sizes on average too: would they pay? stores have none",
     )
     parser.add_argument("--trace", metavar="FILE", help="lines of offset,length in bytes: what guests read of SOURCE")
     parser.add_argument("--ram", type=parse_size, metavar="4G", help="leave out profiles whose index needs more memory")
@@ -78,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--min-ratio and --max-index go with --ci")
     options = TuneOptions(
         chunk_sizes=args.chunk_sizes, codecs=args.codecs, sample=args.sample, ram=args.ram, weights=args.weights,
-        trace=read_trace(args.trace) if args.trace else (),
+        cdc=args.cdc, trace=read_trace(args.trace) if args.trace else (),
     )  # fmt: skip
     with ExitStack() as stack:
         names, sources = open_images(stack, args.source, args)
@@ -153,15 +161,12 @@ def show(fields: dict[str, Any]) -> None:
 
     if not fields["complete"]:
         print("INTERRUPTED: these figures are about what was read until then")
+    content = fields["content_defined"] or {"sizes": [], "profiles": []}
     print_table(
         ["chunk", "zero", "duplicate", "shared", "unique", "dedup"],
         [
-            [
-                short(one["chunk_size"]),
-                *(human_size(one[f"{kind}_size"]) for kind in ("zero", "duplicate", "shared", "unique")),
-                f"{one['dedup_ratio'] or 0:.2f}" + interval(one["distinct_chunks_low"], one["distinct_chunks_high"]),
-            ]
-            for one in fields["sizes"]
+            *(size_row(one, "") for one in fields["sizes"]),
+            *(size_row(one, CONTENT_MARK) for one in content["sizes"]),
         ],
     )
     print()
@@ -178,8 +183,13 @@ def show(fields: dict[str, Any]) -> None:
             "4K read",
             "64K read",
         ],
-        [profile_row(one) for one in fields["profiles"]],
+        [
+            *(profile_row(one, "") for one in fields["profiles"]),
+            *(profile_row(one, CONTENT_MARK) for one in content["profiles"]),
+        ],
     )
+    if content["sizes"]:
+        print(f"{CONTENT_MARK}: content-defined chunks of so many bytes on average, which no store has")
     print()
     for one in fields["sizes"]:
         if "trace" in one:
@@ -189,11 +199,20 @@ def show(fields: dict[str, Any]) -> None:
     show_verdict(fields)
 
 
-def profile_row(one: dict[str, Any]) -> list[str]:
+def size_row(one: dict[str, Any], mark: str) -> list[str]:
+    """Return one line of the table of sizes."""
+    return [
+        mark + short(one["chunk_size"]),
+        *(human_size(one[f"{kind}_size"]) for kind in ("zero", "duplicate", "shared", "unique")),
+        f"{one['dedup_ratio'] or 0:.2f}" + interval(one["distinct_chunks_low"], one["distinct_chunks_high"]),
+    ]
+
+
+def profile_row(one: dict[str, Any], mark: str) -> list[str]:
     """Return one line of the table of profiles."""
     half = (one["stored_size_high"] - one["stored_size_low"]) / 2
     return [
-        f"{short(one['chunk_size'])} {one['codec']}" + ("" if one["fits"] else " (too large)"),
+        f"{mark}{short(one['chunk_size'])} {one['codec']}" + ("" if one["fits"] else " (too large)"),
         human_size(one["stored_size"]),
         f"{half / one['stored_size']:.1%}" if half and one["stored_size"] else "exact",
         f"{one['ratio']:.2f}",
@@ -239,8 +258,26 @@ def show_verdict(fields: dict[str, Any]) -> None:
             f" {signed(one['index_memory'])} of memory, {one['import_seconds']:+.2f} s of import,"
             f" {one['read_amplification_64k']:+.1f} of 64 KiB read amplification"
         )
+    if fields["content_defined"] is not None:
+        print(content_sentence(fields["content_defined"]["verdict"]))
     if fields["ci"] is not None:
         print("ci: passed" if fields["ci"]["passed"] else "ci: " + "; ".join(fields["ci"]["problems"]))
+
+
+def content_sentence(verdict: dict[str, Any]) -> str:
+    """Return whether content-defined chunks would pay."""
+    best = verdict["best"]
+    if best is None:
+        return "content-defined chunks would not pay: no index of theirs fits the memory"
+    saved = verdict["saved_share"]
+    beside = "" if saved is None else f", {abs(saved):.1%} {'less' if saved >= 0 else 'more'} than the fixed ones above"
+    if verdict["intervals_overlap"]:
+        beside += ", give or take: their 95 % intervals overlap"
+    return (
+        f"content-defined chunks would {'' if verdict['pays'] else 'not '}pay: the best of them,"
+        f" {short(best['chunk_size'])} on average with {best['codec']}, would take"
+        f" {human_size(verdict['total_size'])} in all{beside}; index {human_size(verdict['index_memory'])} of memory"
+    )
 
 
 def interval(low: int, high: int) -> str:

@@ -94,6 +94,25 @@ def test_url_is_fetched_in_part_only(disk: Path, tmp_path: Path) -> None:
     assert found.storage_size.low < exact.storage_size < found.storage_size.high
 
 
+@pytest.mark.parametrize("options", [("raw",), ("qcow2",), ("vmdk",), ("qcow2", "-c")], ids=" ".join)
+def test_url_is_asked_for_maps_and_samples_only(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """24 MiB of random bytes: 40 samples of 256 KiB, encoded as they are, and at most as much as two for tables."""
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(random.Random(8).randbytes(24 * MIB))
+    image = convert(disk, tmp_path / "image", "-O", *options)
+    with serving(image.read_bytes()) as server:
+        with open_source(server.url, allow_source=[server.host_port]) as source:
+            found = measure_sampled([source], share=0.05, chunk_size=16 * KIB).sources[0]
+        asked = 0
+        for _, _, headers in server.seen:
+            first, last = headers["Range"].removeprefix("bytes=").split("-")
+            asked += int(last) - int(first) + 1
+    assert found.bytes_read <= 40 * 256 * KIB + 40 * 64 * KIB * ("-c" in options)
+    assert asked <= found.bytes_read + 512 * KIB
+    assert found.storage_size.low <= 24 * MIB <= found.storage_size.high * 1.001
+    assert found.data_size.value == pytest.approx(24 * MIB, rel=0.01)
+
+
 def test_url_fetched_whole_is_exact(disk: Path) -> None:
     with open_source(str(disk)) as source:
         exact = measure([source]).total

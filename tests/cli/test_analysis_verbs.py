@@ -36,7 +36,7 @@ def tune(*arguments: object, check: int = 0) -> dict[str, Any]:
 
 
 def test_tune_files_patterns_and_stored_images_alike(folder: Path) -> None:
-    sizes = ("--chunk-sizes", "16K..64K", "--codecs", "none,zstd:1")
+    sizes = ("--chunk-sizes", "16K..64K", "--codecs", "none,zstd:1", "--cdc")
     files = tune(folder / "a.raw", folder / "b.raw", *sizes)
     assert [one["chunk_size"] for one in files["sizes"]] == [16 * KIB, 32 * KIB, 64 * KIB]
     assert files["complete"]
@@ -46,6 +46,7 @@ def test_tune_files_patterns_and_stored_images_alike(folder: Path) -> None:
         for one, other in zip(files["sizes"], same["sizes"], strict=True):
             for key in ("chunks", "data_size", "duplicate_size", "shared_size", "unique_size", "references"):
                 assert one[key] == other[key]
+        assert same["content_defined"]["sizes"] == files["content_defined"]["sizes"]
     sampled = tune(folder / "*.raw", *sizes, "--sample", "1/2")
     assert not sampled["exact"]
     assert sampled["sizes"][0]["chunks"] == files["sizes"][0]["chunks"]
@@ -53,7 +54,9 @@ def test_tune_files_patterns_and_stored_images_alike(folder: Path) -> None:
 
 
 def test_tune_for_people_names_a_profile(folder: Path) -> None:
-    shown = dataplane("tune", folder / "a.raw", "--chunk-sizes", "16K,64K", "--weights", "memory=1").stdout
+    shown = dataplane("tune", folder / "a.raw", "--chunk-sizes", "16K,64K", "--weights", "memory=1", "--cdc").stdout
+    assert "~16K zstd:1" in shown
+    assert re.search(r"^content-defined chunks would (not )?pay: the best of them, 64K on average", shown, re.M)
     assert "use --chunk-size 64K" in shown
     assert "16K: " in shown
     assert "no profile" in dataplane("tune", folder / "a.raw", "--chunk-sizes", "16K,64K", "--ram", "1K").stdout
@@ -186,7 +189,7 @@ def rendered(page: Path, profile: Path) -> str:
 def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> None:
     hostile = write_sparse(folder / "</script><img src=x onerror=alert(1)>.raw".replace("/", "_"), disk_bytes(MIB, 4))
     page = tmp_path / "report.html"
-    found = tune(folder / "a.raw", folder / "b.raw", hostile, "--report", page)
+    found = tune(folder / "a.raw", folder / "b.raw", hostile, "--cdc", "--report", page)
     text = page.read_text()
     assert len(text) < MIB // 3
     assert not re.search(
@@ -200,7 +203,12 @@ def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> N
     assert 'data-ready="yes"' in dom, "the script did not run to its end"
     chosen = found["verdict"]["recommended"]
     assert f"dataplane init STORE --chunk-size {chosen['chunk_size']} --codec {chosen['codec']}" in dom
-    assert len(re.findall(r"<tr class=", dom)) == len(found["profiles"])
+    content = found["content_defined"]
+    assert len(re.findall(r"<tr class=", dom)) == len(found["profiles"]) + len(content["profiles"])
+    sentence = re.search(r'<p id="content">(.*?)</p>', dom)
+    assert sentence
+    assert ("would pay" in sentence[1]) == content["verdict"]["pays"]
+    assert ">~4K none<" in dom
     assert dom.count('class="map"') == 3
     assert len(re.findall('type="range"', dom)) == 4
     assert html.escape(hostile.name, quote=False) in dom

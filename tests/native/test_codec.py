@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from array import array
 
@@ -292,3 +293,14 @@ def test_decode_to_nothing_and_to_less() -> None:
     assert Decoder().decode_bytes(Codec.ZLIB, b"", 1) is None
     with pytest.raises(ValueError, match="-1"):
         Decoder().decode_bytes(Codec.RAW, b"abc", -1)
+
+
+@pytest.mark.parametrize("level", [None, 1, 3])
+def test_encoded_length_is_that_of_the_encoded_bytes(level: int | None) -> None:
+    encoder, room = Encoder(level), bytearray(70_000)
+    for plain in (b"", b"x", b"word " * 9000, os.urandom(65_536)):
+        encoded = encoder.encode_bytes(plain)
+        assert encoder.encoded_length(plain, room) == len(encoded)
+        assert room[: len(encoded)] == encoded
+    with pytest.raises(ValueError, match="do not fit"):
+        encoder.encoded_length(bytes(70_001), room)

@@ -8,9 +8,15 @@ from collections.abc import Sequence
 import xxhash
 
 
-def short_digest(data: bytes) -> int:
-    """Return the first eight bytes of the XXH3-128 of `data` as an integer, 2 more when it is 0 or 1."""
+def digest_64(data: bytes) -> int:
+    """Return the first eight bytes of the XXH3-128 of `data` as an integer."""
     value: int = struct.unpack("=Q", xxhash.xxh3_128(data).digest()[:8])[0]
+    return value
+
+
+def short_digest(data: bytes) -> int:
+    """Return the same, 2 more when it is 0 or 1."""
+    value = digest_64(data)
     return value if value > 1 else value + 2
 
 

@@ -1,0 +1,13 @@
+"""The gear kernel: where content itself says that a chunk may end."""
+
+from array import array
+
+from _typeshed import ReadableBuffer
+
+CONTEXT: int
+PLACES_EVERY: int
+
+def choose_variant(name: str | None = None) -> str: ...
+def chosen_variant() -> str: ...
+def variants() -> list[str]: ...
+def find(data: ReadableBuffer) -> tuple[array[int], bytes]: ...

@@ -1,0 +1,13 @@
+"""The walk: threads claim windows of a plan, and read and use them in one native loop, for analysis."""
+
+from dataplane._native.window import Window
+
+class Walk:
+    """Windows of one plan, shared by the threads that walk over them; each brings its own Window."""
+
+    def work(self, window: Window) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def read_bytes(self) -> int: ...
+    @property
+    def windows_done(self) -> int: ...

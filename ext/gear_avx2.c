@@ -1,0 +1,2 @@
+#define GEAR_VARIANT avx2
+#include "gear_kernel.h"

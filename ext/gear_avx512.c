@@ -1,0 +1,2 @@
+#define GEAR_VARIANT avx512
+#include "gear_kernel.h"

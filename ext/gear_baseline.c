@@ -1,0 +1,2 @@
+#define GEAR_VARIANT baseline
+#include "gear_kernel.h"
