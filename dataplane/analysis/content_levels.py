@@ -41,11 +41,10 @@ class ContentLevel:
 
 @dataclass(slots=True)
 class Tally:
-    """Chunks of one average size that were met."""
+    """Chunks of one average size that were met; counts and sizes (bytes) are by image."""
 
-    images: int
-    chunks: list[int] = field(init=False)
-    data_sizes: list[int] = field(init=False)
+    chunks: list[int]
+    data_sizes: list[int]
     squares: float = 0.0
     keys: list[Digests] = field(default_factory=list)
     lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
@@ -53,9 +52,6 @@ class Tally:
     picked: Digests = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     places: Numbers = field(default_factory=lambda: np.empty((0, 3), dtype=np.int64))
     """Of the chunks with the `picked` digests: image, offset, length."""
-
-    def __post_init__(self) -> None:
-        self.chunks, self.data_sizes = [0] * self.images, [0] * self.images
 
     def pick(self, digests: Digests, image: int, offsets: Numbers, lengths: npt.NDArray[np.uint32]) -> None:
         """Keep the PICKS_MAX smallest digests there are: digests are random, so these are a random sample."""
@@ -82,7 +78,7 @@ class ContentLevels:
         self.rate = rate
         self._bits = image_bits(images)
         self._entries_max = entries_max
-        self._tallies = [Tally(images) for _ in self.averages]
+        self._tallies = [Tally([0] * images, [0] * images) for _ in self.averages]
 
     def add(self, image: int, cutter: Cutter) -> None:
         """Take the chunks of one disk that `cutter` has ready."""
@@ -113,7 +109,7 @@ class ContentLevels:
             starts = run_starts(keys >> np.uint64(self._bits))
             unique = lengths[starts].astype(np.float64)
             images = (keys & np.uint64((1 << self._bits) - 1)).astype(np.int64)
-            distinct_sizes = np.bincount(images, weights=lengths, minlength=tally.images) * self.rate
+            distinct_sizes = np.bincount(images, weights=lengths, minlength=len(tally.chunks)) * self.rate
             data_sizes = np.array(tally.data_sizes)
             wanted = max(32, min(pick_count, pick_bytes // average))
             places = tally.places[:wanted]
@@ -125,7 +121,7 @@ class ContentLevels:
                 squares=tally.squares,
                 distinct=estimate_count(len(starts), self.rate),
                 unique_size=self._estimate_size(unique, int(data_sizes.sum())),
-                picks=tuple(ordered(places[places[:, 0] == image, 1:]) for image in range(tally.images)),
+                picks=tuple(ordered(places[places[:, 0] == image, 1:]) for image in range(len(tally.chunks))),
             )
 
     def _groups(self, tally: Tally) -> tuple[Digests, npt.NDArray[np.uint32]]:
