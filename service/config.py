@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -257,11 +257,7 @@ class Traces(StrEnum):
 
 def quotas_of(settings: Settings) -> Quotas:
     """Return the bounds of each folder; 0 is a bound too."""
-    return Quotas(
-        images=settings.number("quotas.images"),
-        bytes=settings.number("quotas.bytes"),
-        operations=settings.number("quotas.operations"),
-    )
+    return Quotas(**{quota.name: settings.number(f"quotas.{quota.name}") for quota in fields(Quotas)})
 
 
 def _address(settings: Settings, key: str) -> Address | None:

@@ -17,15 +17,12 @@ from dataplane import Store
 from dataplane.errors import IoFailed, StoreMissing, UsageError
 from service import dev_tls, waiting
 from service import log as logs
-from service.bindings import Bindings
 from service.catalog import schema
 from service.catalog.database import Database
 from service.config import Address, ServeConfig
 from service.contents import StoreContents
 from service.identity import building
-from service.images import Images
 from service.operations.pruning import Pruner
-from service.operations.use_cases import Operations
 from service.registration import new_grpc_server, register
 from service.sealing import KEY_FILE, Sealer
 from service.settings import Settings
@@ -33,6 +30,7 @@ from service.supervisor import watched_workers
 from service.telemetry import queue, tracing
 from service.telemetry.metrics import Metrics
 from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
+from service.use_cases import UseCases
 
 if TYPE_CHECKING:
     from service.rest.listener import RestListener
@@ -91,9 +89,7 @@ class Server:
         self._health = register(
             self._grpc,
             authenticator=authenticator,
-            images=Images(database, sealer, contents, config.quotas),
-            bindings=Bindings(database, sealer),
-            operations=Operations(database, sealer, contents),
+            use_cases=UseCases(database, sealer, contents, config.quotas),
             announced=str(self.announced),
             draining=self._draining,
         )

@@ -44,16 +44,23 @@ def look_up(lookup: Lookup, operation_id: str) -> Operation | None:
     return lookup.first(_BY_ID, operation_id, _operation)
 
 
-def creating(tx: Connection, image_id: str) -> Operation | None:
-    """Return the unfinished operation that makes this image, or None."""
-    wanted = sa.select(operations).where(operations.c.image_id == image_id, _NOT_DONE)
+def creating(tx: Connection, resource_id: str) -> Operation | None:
+    """Return the unfinished operation that makes this image, disk or snapshot, or None."""
+    wanted = sa.select(operations).where(operations.c.resource_id == resource_id, _NOT_DONE)
     row = tx.execute(wanted.limit(1)).mappings().first()
     return _operation(row) if row is not None else None
 
 
-def of_image(tx: Connection, image_id: str, *, after: tuple[int, str] | None, limit: int) -> list[Operation]:
-    """Return up to `limit` operations of an image, newest first, from the first one older than `after`."""
-    wanted = sa.select(operations).where(operations.c.image_id == image_id)
+def reading_disk(tx: Connection, disk_id: str) -> Operation | None:
+    """Return the unfinished operation that makes a snapshot or an image of this disk, or None."""
+    wanted = sa.select(operations).where(operations.c.disk_id == disk_id, _NOT_DONE)
+    row = tx.execute(wanted.limit(1)).mappings().first()
+    return _operation(row) if row is not None else None
+
+
+def of_resource(tx: Connection, resource_id: str, *, after: tuple[int, str] | None, limit: int) -> list[Operation]:
+    """Return up to `limit` operations of a resource, newest first, from the first one older than `after`."""
+    wanted = sa.select(operations).where(operations.c.resource_id == resource_id)
     if after is not None:
         time_us, last_id = after
         same_time = sa.and_(operations.c.created_at_us == time_us, operations.c.id < last_id)

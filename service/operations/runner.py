@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from google.rpc import status_pb2
 from sqlalchemy.engine import Connection
@@ -11,10 +13,11 @@ from sqlalchemy.engine import Connection
 from dataplane import PreparedImport, Progress, Store, prepare_copy, prepare_import
 from dataplane.errors import Cancelled, DataplaneError, SourceForbidden
 from service import convert, status
-from service.catalog import image_rows, operation_rows
+from service.catalog import operation_rows
 from service.catalog.database import Database
 from service.contents import StoreContents
 from service.faults import LeaseLost
+from service.kinds import CREATED_BY
 from service.log import get_logger
 from service.model import Operation, chosen_disk_size, now_us
 from service.operations import ending
@@ -63,7 +66,9 @@ class Runner:
         operation = self._claim()
         if operation is None:
             return False
-        log.info("operation claimed", operation_id=operation.id, image_id=operation.image_id, epoch=operation.epoch)
+        log.info(
+            "operation claimed", operation_id=operation.id, resource_id=operation.resource_id, epoch=operation.epoch
+        )
         begun: Operation | None = operation
         while begun is not None:
             begun = self._run_until_refreshed(begun)
@@ -116,13 +121,13 @@ class Runner:
                 return
             self._end_failed(operation, error)
         else:
-            log.info("operation done", operation_id=operation.id, image_id=operation.image_id)
+            log.info("operation done", operation_id=operation.id, resource_id=operation.resource_id)
 
     def _import(self, operation: Operation, progress: Progress, heartbeat: Heartbeat) -> None:
         with self._database.read() as tx:
-            image = image_rows.get(tx, operation.image_id)
-        if image is None:
-            raise LeaseLost(f"image {operation.image_id} is gone")
+            resource = CREATED_BY[operation.kind].rows.get(tx, operation.resource_id)
+        if resource is None:
+            raise LeaseLost(f"what operation {operation.id} creates is gone")
         if operation.held_pin is not None:
             with prepare_copy(
                 self._store,
@@ -131,10 +136,10 @@ class Runner:
                 progress=progress,
                 cancelled=heartbeat.cancelled,
             ) as prepared:
-                self._database.write(self._completion(operation, prepared, progress, image.spec.min_disk_size))
+                self._database.write(self._completion(operation, prepared, progress))
             return
         with self._sources.open(operation, heartbeat.cancelled) as source:
-            min_disk_size = chosen_disk_size(image.spec.min_disk_size, source.virtual_size)
+            values = {"min_disk_size": chosen_disk_size(resource.spec.min_disk_size, source.virtual_size)}
             heartbeat.interrupt = source.close
             with prepare_import(
                 self._store,
@@ -145,22 +150,26 @@ class Runner:
                 owner=operation.id,
                 resumes=lambda: heartbeat.reason in (Stop.DRAINED, Stop.LOST, Stop.REFRESHED),
             ) as prepared:
-                self._database.write(self._completion(operation, prepared, progress, min_disk_size))
+                self._database.write(self._completion(operation, prepared, progress, values))
 
     def _completion(
-        self, operation: Operation, prepared: PreparedImport, progress: Progress, min_disk_size: int
+        self,
+        operation: Operation,
+        prepared: PreparedImport,
+        progress: Progress,
+        values: Mapping[str, Any] = MappingProxyType({}),
     ) -> Callable[[Connection], None]:
-        content = convert.image_content(prepared.sizes, prepared.root)
+        content = convert.content(prepared.sizes, prepared.root)
 
         def pin(tx: Connection) -> None:
-            prepared.pin(operation.image_id, connection=tx.connection.driver_connection)
+            prepared.pin(operation.resource_id, connection=tx.connection.driver_connection)
 
         def complete(tx: Connection) -> None:
             ending.succeed(
                 tx,
                 operation,
                 content=content,
-                min_disk_size=min_disk_size,
+                values=values,
                 progress=snapshot(progress),
                 pin=pin,
                 contents=self._contents,
@@ -180,7 +189,7 @@ class Runner:
             self._leave_nothing(operation)
         elif reason is Stop.DRAINED:
             self._database.write(lambda tx: operation_rows.release(tx, operation.id, epoch=operation.epoch))
-        log.info("operation stopped", operation_id=operation.id, image_id=operation.image_id, reason=reason.value)
+        log.info("operation stopped", operation_id=operation.id, resource_id=operation.resource_id, reason=reason.value)
 
     def _end_failed(self, operation: Operation, error: Exception) -> None:
         failure = status.status_of(error, trace_id=f"operation {operation.id}")

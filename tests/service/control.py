@@ -18,22 +18,20 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2_grpc
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
-from service.bindings import Bindings
 from service.catalog import operation_rows, schema
 from service.catalog.database import Database
 from service.identity.modes import AnyAuthenticator, DevAuthenticator
-from service.images import Images
-from service.model import ImageContent, Operation, new_id, now_us
+from service.model import Content, Operation, OperationKind, new_id, now_us
 from service.operations import ending
-from service.operations.use_cases import Operations
 from service.quotas import Quotas
 from service.registration import new_grpc_server, register
 from service.sealing import Sealer
+from service.use_cases import UseCases
 from tests.postgres import chosen_database
 
 ANNOUNCED = "127.0.0.1:9443"
 TOKEN = (("authorization", "Bearer test"),)
-CONTENT = ImageContent(
+CONTENT = Content(
     root=b"r" * 32,
     virtual_size=10_000_000,
     data_size=5_000_000,
@@ -101,9 +99,9 @@ class ControlPlane:
                 tx,
                 operation,
                 content=CONTENT,
-                min_disk_size=12582912,
+                values={"min_disk_size": 12582912} if operation.kind is OperationKind.CREATE_IMAGE else {},
                 progress={"stage": "done"},
-                pin=lambda _tx: self.contents.pins.add(operation.image_id),
+                pin=lambda _tx: self.contents.pins.add(operation.resource_id),
                 contents=self.contents,
             )
 
@@ -114,7 +112,7 @@ class ControlPlane:
         self.create(**fields)
         operation = self.claimed()
         self.succeed(operation)
-        return operation.image_id
+        return operation.resource_id
 
 
 @contextmanager
@@ -135,9 +133,7 @@ def running(
     register(
         server,
         authenticator=who,
-        images=Images(database, sealer, contents, quotas),
-        bindings=Bindings(database, sealer),
-        operations=Operations(database, sealer, contents),
+        use_cases=UseCases(database, sealer, contents, quotas),
         announced=ANNOUNCED,
         draining=threading.Event(),
     )

@@ -22,7 +22,7 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 from service.catalog import schema
 from service.catalog.database import Database
-from service.model import ImageStatus
+from service.model import Status
 from tests.service.serving import Serving
 from tests.service.test_serve import image_id_of
 from tests.service.web import Web, serving
@@ -168,7 +168,7 @@ def check_nothing_is_left(data: Path) -> dict[str, bytes]:
         rows = tx.execute(sa.select(schema.images)).mappings().all()
         ended = tx.execute(sa.select(schema.operations)).mappings().all()
         leases = tx.exec_driver_sql("SELECT count(*) FROM leases").scalar()
-    assert {row["status"] for row in rows} <= {ImageStatus.READY}
+    assert {row["status"] for row in rows} <= {Status.READY}
     for row in ended:
         assert row["done"]
         assert (row["error"] is None) != (row["response"] is None)

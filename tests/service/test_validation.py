@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import validation
+from service import rules, validation
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
 from service._pb.yandex.cloud.compute.v1 import image_pb2
@@ -182,6 +182,6 @@ def test_name_pattern_matches_oracle(name: str) -> None:
 
 @given(st.text(max_size=40))
 def test_accepted_uri_is_a_web_url_of_one_word(uri: str) -> None:
-    if validation.is_web_url(uri):
+    if rules.is_web_url(uri):
         assert uri.lower().startswith(("http://", "https://"))
         assert not set(uri) & set(" \t\r\n\0\\")

@@ -1,0 +1,103 @@
+"""Use cases of disks: made empty, or from images and snapshots; grown; deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sqlalchemy.engine import Connection
+
+from dataplane.errors import NotFound
+from service import disk_sizes, limits
+from service.auth import Caller, Verb
+from service.catalog.database import Database
+from service.contents import Contents
+from service.faults import InvalidRequest, NotOffered, Violation, shown
+from service.inheriting import inherit
+from service.kinds import DISK, IMAGE, SNAPSHOT, Kind
+from service.model import Disk, DiskSpec, Operation, Resource
+from service.origin import Origin
+from service.quotas import Quotas
+from service.resources import Resources, found_ready, require_disk_idle
+from service.sealing import Sealer
+from service.visibility import find
+
+
+class Disks(Resources[DiskSpec]):
+    """What can be done with disks, for callers whose requests have been checked."""
+
+    def __init__(self, database: Database, sealer: Sealer, contents: Contents, quotas: Quotas | None = None) -> None:
+        super().__init__(DISK, database, sealer, contents, quotas)
+
+    def create(
+        self, spec: DiskSpec, origin: Origin, *, key_id: str = "", schedule_ids: Sequence[str] = ()
+    ) -> Operation:
+        """Commit a disk with the content of its source, or an empty one; return its operation.
+
+        Done at once, however large the disk is, unless the source is in another folder: folders share no chunk ids, so
+        a worker has to copy then. Raises AlreadyExists, QuotaExceeded, NotFound, PermissionDenied, FailedPrecondition
+        unless the source is READY, and InvalidRequest for a size that is too small for it.
+        """
+        _require_none("key", [key_id] if key_id else [])
+        _require_none("snapshot schedule", schedule_ids)
+
+        def work(tx: Connection) -> Operation:
+            source = self._source(tx, spec, origin)
+            whole = inherit(spec, source.spec if source is not None else None)
+            waits = source is not None and source.spec.folder_id != spec.folder_id
+            limits.check_new_disk(tx, spec.folder_id, self._quotas, size=spec.size, waits=waits)
+            if source is None:
+                return self._create_at_once(tx, whole, origin, content=None)
+            if waits:
+                return self._begin_creation(tx, whole, origin, held_pin=self._held(tx, source.id))
+            return self._create_at_once(tx, whole, origin, content=source.content, of=source.id)
+
+        return self._create(spec, origin, work)
+
+    def refuse_move(self, disk_id: str, caller: Caller, problem: str) -> NoReturn:
+        """Raise NotOffered because of `problem`; NotFound or PermissionDenied when the caller may not know of it."""
+        with self._database.read() as tx:
+            find(tx, DISK, disk_id, caller, Verb.UPDATE)
+        raise NotOffered(problem)
+
+    def _source(self, tx: Connection, spec: DiskSpec, origin: Origin) -> Resource[Any] | None:
+        """Return what the disk is made from, None for nothing. Raises InvalidRequest when it does not fit."""
+        if spec.source_image_id:
+            image = found_ready(tx, IMAGE, spec.source_image_id, origin, Verb.GET)
+            return _fitting(IMAGE, image, image.spec.min_disk_size, spec)
+        if spec.source_snapshot_id:
+            snapshot = found_ready(tx, SNAPSHOT, spec.source_snapshot_id, origin, Verb.GET)
+            return _fitting(SNAPSHOT, snapshot, snapshot.spec.disk_size, spec)
+        return None
+
+    def _checked(self, tx: Connection, resource: Disk, values: dict[str, Any]) -> dict[str, Any]:
+        """A size of 0 is the one that the disk has: it does not shrink."""
+        if "size" not in values:
+            return values
+        before, asked = resource.spec.size, values["size"]
+        if asked and asked < before:
+            problem = f"{asked} is less than the disk has, {before} bytes: disks only grow"
+            raise InvalidRequest([Violation("size", problem)])
+        size = asked or before
+        problems = disk_sizes.problems(size, type_id=resource.spec.type_id, block_size=resource.spec.block_size)
+        if violations := [Violation("size", problem) for problem in problems]:
+            raise InvalidRequest(violations)
+        limits.check_growth(tx, resource.spec.folder_id, self._quotas, grown_by=size - before)
+        return values | {"size": size}
+
+    def _require_unused(self, tx: Connection, resource: Disk) -> None:
+        require_disk_idle(tx, resource.id)
+
+
+def _fitting(kind: Kind[Any], source: Resource[Any], size_min: int, spec: DiskSpec) -> Resource[Any]:
+    """Return the source of a disk that is large enough for it. Raises InvalidRequest."""
+    if spec.size < size_min:
+        problem = f"{spec.size} is too small for {kind.word} {shown(source.id)}: the minimum is {size_min} bytes"
+        raise InvalidRequest([Violation("size", problem)])
+    return source
+
+
+def _require_none(what: str, ids: Sequence[str]) -> None:
+    """Return when no ids are given of something that this server has none of. Raises NotFound."""
+    if ids:
+        raise NotFound(f"{what} {shown(ids[0])} is not there: this server has none")

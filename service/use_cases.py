@@ -1,0 +1,25 @@
+"""Everything that callers can do, put together over one catalogue and one store."""
+
+from __future__ import annotations
+
+from service.bindings import Bindings
+from service.catalog.database import Database
+from service.contents import Contents
+from service.disks import Disks
+from service.images import Images
+from service.kinds import DISK, IMAGE, SNAPSHOT
+from service.operations.use_cases import Operations
+from service.quotas import Quotas
+from service.sealing import Sealer
+from service.snapshots import Snapshots
+
+
+class UseCases:
+    """The use cases of every service; `bindings` has those of each kind of resource."""
+
+    def __init__(self, database: Database, sealer: Sealer, contents: Contents, quotas: Quotas | None = None) -> None:
+        self.images = Images(database, sealer, contents, quotas)
+        self.disks = Disks(database, sealer, contents, quotas)
+        self.snapshots = Snapshots(database, sealer, contents, quotas)
+        self.bindings = {kind: Bindings(kind, database, sealer) for kind in (IMAGE, DISK, SNAPSHOT)}
+        self.operations = Operations(database, sealer, contents)
