@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # typing itself costs start-up time, and only type checkers r
     from dataplane.disks.folder import create_overlay as create_overlay
     from dataplane.disks.folder import delete_overlay as delete_overlay
     from dataplane.disks.folder import disk_status as disk_status
+    from dataplane.disks.folder import lock_disk as lock_disk
     from dataplane.disks.pinning import create_disk as create_disk
     from dataplane.disks.pinning import delete_disk as delete_disk
     from dataplane.disks.pinning import release_pins as release_pins
@@ -51,6 +52,7 @@ _HOMES = {
     "delete_disk": "dataplane.disks.pinning",
     "delete_overlay": "dataplane.disks.folder",
     "disk_status": "dataplane.disks.folder",
+    "lock_disk": "dataplane.disks.folder",
     "open_disk": "dataplane.disks.disk",
     "PreparedSnapshot": "dataplane.disks.snapshot",
     "prepare_snapshot": "dataplane.disks.snapshot",

@@ -157,12 +157,18 @@ class WorkConfig:
         """The folder of the store; its ledger's file holds the catalogue too."""
         return self.data_dir / "store"
 
+    @property
+    def disks_path(self) -> Path:
+        """The folder of the overlays of disks."""
+        return self.data_dir / "disks"
+
     def for_worker(self, owner: str) -> WorkerConfig:
         """Return what the process that is to work as `owner` is told."""
         loopback = ("localhost", "127.0.0.1", "[::1]") if self.dev else ()
         return WorkerConfig(
             data_dir=str(self.data_dir),
             store_path=str(self.store_path),
+            disks_path=str(self.disks_path),
             owner=owner,
             allow_source=(*self.allow_source, *loopback),
             allow_http=self.dev,
@@ -286,6 +292,7 @@ class WorkerConfig:
 
     data_dir: str
     store_path: str
+    disks_path: str
     owner: str
     allow_source: tuple[str, ...]
     allow_http: bool

@@ -62,15 +62,15 @@ class Images(Resources[ImageSpec]):
 
         def work(tx: Connection) -> Operation:
             source: Resource[Any] = found_ready(tx, kind, source_id, origin, Verb.GET)
-            if source.content is None:
+            content = source.content
+            if content is None:
                 raise NotFound(f"{kind.word} {shown(source_id)} has no content")
-            size = chosen_disk_size(spec.min_disk_size, source.content.virtual_size)
+            size = chosen_disk_size(spec.min_disk_size, content.virtual_size)
             whole = inherit(replace(spec, min_disk_size=size), source.spec)
             if source.spec.folder_id != spec.folder_id:
                 return self._begin(tx, whole, origin, held_pin=self._held(tx, source_id))
-            stored = source.content.storage_size
-            limits.check_new_image(tx, spec.folder_id, self._quotas, stored=stored, waits=False)
-            return self._create_at_once(tx, whole, origin, content=source.content, of=source_id)
+            limits.check_new_image(tx, spec.folder_id, self._quotas, stored=content.storage_size, waits=False)
+            return self._create_at_once(tx, whole, origin, source)
 
         return self._create(spec, origin, work)
 

@@ -80,7 +80,7 @@ class Resources(Generic[S]):
         folder: list[str] = []
 
         def work(tx: Connection) -> Operation:
-            resource = self._found_ready(tx, resource_id, origin, Verb.UPDATE)
+            resource = found_ready(tx, self._kind, resource_id, origin, Verb.UPDATE)
             folder[:] = [resource.spec.folder_id]
             new = self._checked(tx, resource, chosen)
             changed = self._kind.rows.update(tx, resource_id, new) if new else resource
@@ -98,10 +98,9 @@ class Resources(Generic[S]):
         """
 
         def work(tx: Connection) -> Operation:
-            resource = self._found_ready(tx, resource_id, origin, Verb.DELETE)
+            resource = found_ready(tx, self._kind, resource_id, origin, Verb.DELETE)
             self._require_unused(tx, resource)
-            if resource.content is not None:
-                self._contents.let_go(tx, resource_id)
+            self._let_go(tx, resource)
             binding_rows.remove_all(tx, resource_id)
             if not self._kind.rows.delete(tx, resource_id, status=resource.status):
                 raise NotFound(f"{named(self._kind, resource_id)} is not there")
@@ -115,6 +114,10 @@ class Resources(Generic[S]):
 
     def _require_unused(self, tx: Connection, resource: Resource[S]) -> None:
         """Return when the resource can go. Raises FailedPrecondition."""
+
+    def _let_go(self, tx: Connection, resource: Resource[S]) -> None:
+        """Let go of the content of a resource that is going away."""
+        self._contents.let_go(tx, resource.id)
 
     def _create(self, spec: S, origin: Origin, work: Callable[[Connection], Operation]) -> Operation:
         """Run the creation `work` for a caller who may create in the folder; say so when the name is taken."""
@@ -133,7 +136,7 @@ class Resources(Generic[S]):
         folder_bytes_max: int | None = None,
     ) -> Operation:
         """Add a resource that is being created, and the operation that waits for a worker to create it."""
-        resource = self._added(tx, spec, Status.CREATING, None)
+        resource = self._added(tx, self._new_id(), spec, Status.CREATING, None)
         operation = new_operation(
             self._kind.create,
             resource_id=resource.id,
@@ -148,21 +151,15 @@ class Resources(Generic[S]):
         return operation
 
     def _create_at_once(
-        self,
-        tx: Connection,
-        spec: S,
-        origin: Origin,
-        *,
-        content: Content | None,
-        of: str = "",
-        disk_id: str | None = None,
+        self, tx: Connection, spec: S, origin: Origin, source: Resource[Any] | None, *, resource_id: str = ""
     ) -> Operation:
-        """Add a resource that is READY with the content that is pinned under the name `of`; return its operation."""
-        resource = self._added(tx, spec, Status.READY, content)
-        if content is not None:
-            self._contents.keep_also(tx, of, also=resource.id)
+        """Add a resource that is READY with the content of `source`, or empty without one; return its operation."""
+        content = source.content if source is not None else None
+        resource = self._added(tx, resource_id or self._new_id(), spec, Status.READY, content)
+        if source is not None:
+            self._contents.keep_also(tx, source.id, also=resource.id)
         response = self._kind.message(resource).SerializeToString()
-        return self._ended(tx, self._kind.create, resource, origin, response, disk_id=disk_id)
+        return self._ended(tx, self._kind.create, resource, origin, response)
 
     def _held(self, tx: Connection, source_id: str) -> str:
         """Pin the content of a source under a name of its own, until it is copied; return that name."""
@@ -170,36 +167,22 @@ class Resources(Generic[S]):
         self._contents.keep_also(tx, source_id, also=held_pin)
         return held_pin
 
-    def _added(self, tx: Connection, spec: S, status: Status, content: Content | None) -> Resource[S]:
-        resource = Resource(
-            id=new_id(self._kind.id_prefix), spec=spec, status=status, created_at_us=now_us(), content=content
-        )
+    def _new_id(self) -> str:
+        return new_id(self._kind.id_prefix)
+
+    def _added(self, tx: Connection, resource_id: str, spec: S, status: Status, content: Content | None) -> Resource[S]:
+        resource = Resource(id=resource_id, spec=spec, status=status, created_at_us=now_us(), content=content)
         self._kind.rows.insert(tx, resource)
         return resource
 
     def _ended(
-        self,
-        tx: Connection,
-        kind: OperationKind,
-        resource: Resource[S],
-        origin: Origin,
-        response: bytes,
-        *,
-        disk_id: str | None = None,
+        self, tx: Connection, kind: OperationKind, resource: Resource[S], origin: Origin, response: bytes
     ) -> Operation:
         operation = new_operation(
-            kind,
-            resource_id=resource.id,
-            folder_id=resource.spec.folder_id,
-            origin=origin,
-            disk_id=disk_id,
-            response=response,
+            kind, resource_id=resource.id, folder_id=resource.spec.folder_id, origin=origin, response=response
         )
         operation_rows.insert(tx, operation)
         return operation
-
-    def _found_ready(self, tx: Connection, resource_id: str, origin: Origin, verb: Verb) -> Resource[S]:
-        return found_ready(tx, self._kind, resource_id, origin, verb)
 
     def _unless_taken(self, name: str, folder: Sequence[str], run: Callable[[], Operation]) -> Operation:
         """Return what `run` returns, and say so when it fails because the name is taken."""
@@ -214,9 +197,11 @@ class Resources(Generic[S]):
             raise AlreadyExists(f"{self._kind.word} name {shown(name)} is taken {where}: choose another") from error
 
 
-def found_ready(tx: Connection, kind: Kind[S], resource_id: str, origin: Origin, verb: Verb) -> Resource[S]:
-    """Return what the caller may do this to, locked. Raises FailedPrecondition while it is being created."""
-    resource = find(tx, kind, resource_id, origin.caller, verb, lock=True)
+def found_ready(
+    tx: Connection, kind: Kind[S], resource_id: str, origin: Origin, verb: Verb, *, lock: bool = True
+) -> Resource[S]:
+    """Return what the caller may do this to. Raises FailedPrecondition while it is being created."""
+    resource = find(tx, kind, resource_id, origin.caller, verb, lock=lock)
     if resource.status is Status.CREATING:
         creating = operation_rows.creating(tx, resource_id)
         cancel = f": wait for operation {creating.id}, or cancel it" if creating is not None else ""

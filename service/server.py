@@ -21,12 +21,14 @@ from service.catalog import schema
 from service.catalog.database import Database
 from service.config import Address, ServeConfig
 from service.contents import StoreContents
+from service.disk_folders import DiskFolders
 from service.identity import building
 from service.operations.pruning import Pruner
 from service.registration import new_grpc_server, register
 from service.sealing import KEY_FILE, Sealer
 from service.settings import Settings
 from service.supervisor import watched_workers
+from service.sweeping import sweep
 from service.telemetry import queue, tracing
 from service.telemetry.metrics import Metrics
 from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
@@ -86,10 +88,13 @@ class Server:
         self.bound = self._transport.bind(self._grpc, config.listen)
         self.announced = config.announce or self.bound
         sealer, contents = Sealer.at_path(config.data_dir / KEY_FILE), StoreContents(store)
+        folders = DiskFolders(config.disks_path, store)
+        folders.prepare()
+        sweep(database, folders)
         self._health = register(
             self._grpc,
             authenticator=authenticator,
-            use_cases=UseCases(database, sealer, contents, config.quotas),
+            use_cases=UseCases(database, sealer, contents, folders, config.quotas),
             announced=str(self.announced),
             draining=self._draining,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.bindings import Bindings
 from service.catalog.database import Database
 from service.contents import Contents
+from service.disk_folders import DiskFolders
 from service.disks import Disks
 from service.images import Images
 from service.kinds import DISK, IMAGE, SNAPSHOT
@@ -17,9 +18,16 @@ from service.snapshots import Snapshots
 class UseCases:
     """The use cases of every service; `bindings` has those of each kind of resource."""
 
-    def __init__(self, database: Database, sealer: Sealer, contents: Contents, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        contents: Contents,
+        folders: DiskFolders,
+        quotas: Quotas | None = None,
+    ) -> None:
         self.images = Images(database, sealer, contents, quotas)
-        self.disks = Disks(database, sealer, contents, quotas)
+        self.disks = Disks(database, sealer, contents, folders, quotas)
         self.snapshots = Snapshots(database, sealer, contents, quotas)
         self.bindings = {kind: Bindings(kind, database, sealer) for kind in (IMAGE, DISK, SNAPSHOT)}
         self.operations = Operations(database, sealer, contents)

@@ -265,6 +265,12 @@ def note_source(tx: Connection, operation_id: str, *, epoch: int, version: str |
     return tx.execute(noted).rowcount == 1
 
 
+def hold(tx: Connection, operation_id: str, *, epoch: int, held_pin: str) -> bool:
+    """Remember the name under which the store keeps what is to be copied; say whether the epoch was still this one."""
+    mine = (operations.c.id == operation_id, operations.c.epoch == epoch, _NOT_DONE)
+    return tx.execute(sa.update(operations).where(*mine).values(held_pin=held_pin)).rowcount == 1
+
+
 def judge_fresh_source(tx: Connection, operation_id: str, *, epoch: int, seen: bytes, refusal: str) -> None:
     """Remove the fresh URL that was looked at, unless another one came meanwhile; `refusal` says why not."""
     mine = (operations.c.id == operation_id, operations.c.epoch == epoch, _NOT_DONE)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from service.quotas import Quotas
 from tests.service.control import ControlPlane, running
 
 
@@ -15,3 +17,10 @@ def control(tmp_path: Path) -> Iterator[ControlPlane]:
     """A control plane of this test's own."""
     with running(tmp_path) as plane:
         yield plane
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
+    """Runs control planes with quotas."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **quotas: stack.enter_context(running(tmp_path, quotas=Quotas(**quotas)))

@@ -66,7 +66,8 @@ def test_older_catalogue_is_brought_up_to_date(new_database: NewDatabase, versio
         assert [(operation.resource_id, operation.disk_id) for operation in made_by] == [(IMAGE_ID, None)]
         shared = {AccessBinding(subject_type="system", subject_id="allAuthenticatedUsers", role_id="viewer")}
         assert binding_rows.everything(tx, IMAGE_ID) == (shared if version == 2 else set())
-        assert DISKS.get(tx, IMAGE_ID) is SNAPSHOTS.get(tx, IMAGE_ID) is None
+        assert DISKS.get(tx, IMAGE_ID) is None
+        assert SNAPSHOTS.get(tx, IMAGE_ID) is None
 
 
 def described(tx: Connection) -> dict[str, Any]:

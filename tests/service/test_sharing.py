@@ -20,7 +20,6 @@ from service.faults import QuotaExceeded
 from service.identity.modes import DevAuthenticator
 from service.model import Operation
 from service.operations import ending
-from service.quotas import Quotas
 from tests.service.control import TOKEN, ControlPlane, running
 from tests.service.test_changes import ADD, binding, delta
 from tests.service.test_image_calls import delete, image_id_of, refused
@@ -69,20 +68,6 @@ def test_place_in_the_queue_is_that_of_the_turns(control: ControlPlane) -> None:
     assert sorted(told.values()) == [1, 2, 3, 4, 5, 6]
     assert [told[operation_id] for operation_id in served] == [1, 2, 3, 4, 5, 6]
     assert [position(control, operation_id) for operation_id in made] == [0] * 6
-
-
-@pytest.fixture
-def limited(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
-    planes = []
-
-    def start(**quotas: int) -> ControlPlane:
-        plane = running(tmp_path, quotas=Quotas(**quotas))
-        planes.append(plane)
-        return plane.__enter__()
-
-    yield start
-    for plane in planes:
-        plane.__exit__(None, None, None)
 
 
 def test_quota_of_images_counts_every_state(limited: Callable[..., ControlPlane]) -> None:
