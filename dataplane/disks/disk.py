@@ -17,7 +17,8 @@ from dataplane.disks.chunk_cache import ChunkCache
 from dataplane.disks.folder import DiskStatus, lock_disk, read_state, status_of, write_state
 from dataplane.disks.format import DiskState, is_disk_size
 from dataplane.disks.layer import Layer, ReadBelow, remove_layer, remove_strays
-from dataplane.errors import Corrupt, DataplaneError, IoFailed, StoreError, UsageError
+from dataplane.disks.pinning import settle_pins
+from dataplane.errors import Corrupt, DataplaneError, IoFailed, NoSpace, StoreError, StoreLocked, UsageError
 from dataplane.store.store import Store
 
 
@@ -396,7 +397,11 @@ def open_disk(
     folder = Path(path)
     lock = lock_disk(folder, shared=read_only)
     try:
-        return Disk(store, folder, read_state(folder), lock, cache or ChunkCache(), read_only)
+        state = read_state(folder)
+        if not read_only:
+            with contextlib.suppress(NoSpace, IoFailed, StoreLocked):  # a pin too many does no harm
+                settle_pins(store, state.owner, bytes.fromhex(state.base_root) if state.base_root else None)
+        return Disk(store, folder, state, lock, cache or ChunkCache(), read_only)
     except BaseException:
         os.close(lock)
         raise

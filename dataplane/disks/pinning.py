@@ -12,7 +12,7 @@ from typing import Any
 
 from dataplane.disks.folder import create_overlay, delete_overlay, read_state
 from dataplane.disks.format import DiskState
-from dataplane.errors import Corrupt, NotFound
+from dataplane.errors import Corrupt, NotFound, UsageError
 from dataplane.limits import SECTOR_SIZE
 from dataplane.store.sql import SqlConnection
 from dataplane.store.store import Store
@@ -48,6 +48,16 @@ def create_disk(
     except BaseException:
         store.unpin(owner)
         raise
+
+
+def check_origin(store: Store, state: DiskState, image: str, path: str | os.PathLike[str]) -> None:
+    """Raise UsageError unless a disk was made of image `image`: under that name, or of what has that name now."""
+    if state.origin == image:
+        return
+    root = store.pin(image).root.hex() if store.ledger.has_pin(image) else None
+    if root is None or root != state.origin_root:
+        made_of = f"image {state.origin!r}" if state.origin else "nothing"
+        raise UsageError(f"disk {path} was made of {made_of}, not of {image!r}: name that, or another overlay")
 
 
 def delete_disk(store: Store, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ In every state all that was written is in the layers or in the root that the dis
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from typing import Any
 from dataplane.disks.control import Freezable, attached
 from dataplane.disks.disk import Disk, Frozen
 from dataplane.disks.merging import FORMAT, prepare_merge
-from dataplane.disks.pinning import NEXT, settle_pins
-from dataplane.errors import AlreadyExists, StoreLocked
+from dataplane.disks.pinning import NEXT, drop_pin, settle_pins
+from dataplane.errors import AlreadyExists, DataplaneError, StoreLocked
 from dataplane.ingest.accounting import Sizes
 from dataplane.ingest.importing import PreparedImport, check_name
 from dataplane.ingest.progress import Progress
@@ -64,6 +65,7 @@ class PreparedSnapshot:
             if self._made is None:
                 ledger.copy_pin(transaction, self._owner, name)
                 return
+            drop_pin(transaction, self._owner + NEXT)  # of a snapshot whose owner was killed
             self._made.pin_within(transaction, name)
             if name != self._owner + NEXT:
                 ledger.copy_pin(transaction, name, self._owner + NEXT)
@@ -122,7 +124,6 @@ def _merged(
     frozen = disk.freeze()
     moved = False
     try:
-        settle_pins(store, frozen.owner, frozen.base_root)
         if frozen.layer is None:
             yield frozen, PreparedSnapshot(store, frozen, None, store.pin(frozen.owner))
             return
@@ -131,8 +132,10 @@ def _merged(
             following = frozen.owner + NEXT
             if store.ledger.has_pin(following) and store.pin(following).root == made.root:
                 moved = True
-                disk.rebase(frozen, made.root)
-                settle_pins(store, frozen.owner, made.root)
+                # The snapshot is there. A disk that does not move goes on as it is: the next one has more to merge.
+                with contextlib.suppress(DataplaneError):
+                    disk.rebase(frozen, made.root)
+                    settle_pins(store, frozen.owner, made.root)
     finally:
         if not moved:
             disk.release()
