@@ -35,6 +35,10 @@ if TYPE_CHECKING:  # typing itself costs start-up time, and only type checkers r
     from dataplane.ingest.importing import prepare_import as prepare_import
     from dataplane.ingest.progress import Progress as Progress
     from dataplane.ingest.progress import ProgressSnapshot as ProgressSnapshot
+    from dataplane.nbd.exports import BlockDevice as BlockDevice
+    from dataplane.nbd.exports import Export as Export
+    from dataplane.nbd.server import NbdServer as NbdServer
+    from dataplane.nbd.watching import WatchedDevice as WatchedDevice
     from dataplane.store.statistics import ImageSizes as ImageSizes
     from dataplane.store.statistics import image_sizes as image_sizes
     from dataplane.store.store import Store as Store
@@ -43,6 +47,10 @@ __version__ = "0.1.0"
 
 # Imported when first asked for: a verb pays for what it uses, and `dataplane --version` for nothing.
 _HOMES = {
+    "BlockDevice": "dataplane.nbd.exports",
+    "Export": "dataplane.nbd.exports",
+    "NbdServer": "dataplane.nbd.server",
+    "WatchedDevice": "dataplane.nbd.watching",
     "ChunkCache": "dataplane.disks.chunk_cache",
     "ControlListener": "dataplane.disks.control",
     "Disk": "dataplane.disks.disk",

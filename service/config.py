@@ -187,13 +187,16 @@ class ServeConfig(WorkConfig):
     tls: Tls = field(default_factory=Tls)
     quotas: Quotas = field(default_factory=Quotas)
     rest_listen: Address | None = None
+    nbd_listen: Address | None = None
+    nbd_cache: int = 128 << 20
     database: str | None = None  # None: a file in the store's folder
 
     def __post_init__(self) -> None:
         WorkConfig.__post_init__(self)
         if self.dev is not (self.auth.mode is AuthMode.DEV):
             raise UsageError("--dev is a way to check tokens of its own")
-        for flag, address in (("--listen", self.listen), ("--rest-listen", self.rest_listen)):
+        listeners = {"--listen": self.listen, "--rest-listen": self.rest_listen, "--nbd-listen": self.nbd_listen}
+        for flag, address in listeners.items():
             if address is not None and not address.is_loopback():
                 self._check_reachable(flag, address)
         if self.tls.cert is None and not self.dev and not self.tls.insecure:
@@ -228,6 +231,8 @@ class ServeConfig(WorkConfig):
             ),
             quotas=quotas_of(settings),
             rest_listen=_address(settings, "rest_listen"),
+            nbd_listen=_address(settings, "nbd.listen"),
+            nbd_cache=settings.number("nbd.cache") or 0,
             database=settings.text("database"),
         )
 

@@ -10,7 +10,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service._pb.dataplane.v1 import image_details_pb2, image_details_pb2_grpc
+from service._pb.dataplane.v1 import (
+    disk_exports_pb2,
+    disk_exports_pb2_grpc,
+    image_details_pb2,
+    image_details_pb2_grpc,
+)
 from service._pb.yandex.cloud.compute.v1 import (
     disk_service_pb2,
     disk_service_pb2_grpc,
@@ -26,6 +31,7 @@ from service.identity.modes import AnyAuthenticator
 from service.interceptors import CallInterceptor, Ended
 from service.kinds import DISK, IMAGE, SNAPSHOT
 from service.servicers.disk import DiskServicer
+from service.servicers.disk_export import DiskExportServicer
 from service.servicers.endpoint import ApiEndpointServicer
 from service.servicers.iam_token import IamTokenServicer
 from service.servicers.image import ImageServicer
@@ -46,6 +52,7 @@ FILES = (
     api_endpoint_service_pb2.DESCRIPTOR,
     iam_token_service_pb2.DESCRIPTOR,
     image_details_pb2.DESCRIPTOR,
+    disk_exports_pb2.DESCRIPTOR,
 )
 SERVICES = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
 
@@ -89,6 +96,8 @@ def register(
     iam_token_service_pb2_grpc.add_IamTokenServiceServicer_to_server(IamTokenServicer(authenticator), server)
     details = ImageDetailsServicer(use_cases.images, operations, draining)
     image_details_pb2_grpc.add_ImageDetailsServiceServicer_to_server(details, server)
+    exports = DiskExportServicer(use_cases.exports)
+    disk_exports_pb2_grpc.add_DiskExportServiceServicer_to_server(exports, server)
     answers = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -22,6 +22,7 @@ from service.catalog.database import Database
 from service.config import Address, ServeConfig
 from service.contents import StoreContents
 from service.disk_folders import DiskFolders
+from service.exporting import DiskExports
 from service.identity import building
 from service.operations.pruning import Pruner
 from service.registration import new_grpc_server, register
@@ -35,6 +36,7 @@ from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
 from service.use_cases import UseCases
 
 if TYPE_CHECKING:
+    from service.nbd.listener import NbdListener
     from service.rest.listener import RestListener
 
 CALL_GRACE_S = 3.0
@@ -91,10 +93,11 @@ class Server:
         folders = DiskFolders(config.disks_path, store)
         folders.prepare()
         sweep(database, folders)
+        self._nbd, exports = _nbd(config, database, store, folders, self._transport)
         self._health = register(
             self._grpc,
             authenticator=authenticator,
-            use_cases=UseCases(database, sealer, contents, folders, config.quotas),
+            use_cases=UseCases(database, sealer, contents, folders, config.quotas, exports),
             announced=str(self.announced),
             draining=self._draining,
         )
@@ -119,6 +122,8 @@ class Server:
         stopped = self._grpc.stop(CALL_GRACE_S)
         self._supervisor.drain(WORKER_GRACE_S)
         self._pruner.stop()
+        if self._nbd is not None:  # after the workers, which ask it to freeze disks
+            self._nbd.stop()
         stopped.wait()
         if self._stop_metrics is not None:
             self._stop_metrics()
@@ -155,6 +160,23 @@ def _rest(config: ServeConfig, server: grpc.Server, transport: Transport) -> Res
     except ImportError as error:
         raise UsageError("--rest-listen needs more: pip install 'dataplane[rest]'") from error
     return RestListener(config.rest_listen, server, transport)
+
+
+def _nbd(
+    config: ServeConfig, database: Database, store: Store, folders: DiskFolders, transport: Transport
+) -> tuple[NbdListener | None, DiskExports]:
+    """Return the NBD listener that is asked for, and the use case that lets callers in."""
+    if config.nbd_listen is None:
+        return None, DiskExports(database)
+    from service.nbd.listener import NbdListener
+    from service.nbd.open_disks import OpenDisks
+    from service.nbd.tokens import SECRET_FILE, ExportTokens
+
+    tokens = ExportTokens.at_path(config.data_dir / SECRET_FILE)
+    disks = OpenDisks(database, store, folders, cache_size=config.nbd_cache)
+    listener = NbdListener(config.nbd_listen, tokens, disks, transport)
+    host = config.announce.host if config.announce is not None else listener.bound.host
+    return listener, DiskExports(database, tokens, Address(host, listener.bound.port), tls=listener.tls)
 
 
 @contextlib.contextmanager

@@ -105,6 +105,10 @@ SETTINGS = (
         help="sizes that the disks of a folder's snapshots had, together",
     ),
     Setting(key="quotas.operations", kind=Kind.NUMBER, metavar="N", help="unfinished operations of one folder"),
+    Setting(key="nbd.listen", metavar="HOST:PORT", help="serve disks over NBD to those who were given a token"),
+    Setting(
+        key="nbd.cache", kind=Kind.SIZE, default="128M", metavar="SIZE", help="memory for decoded chunks of those disks"
+    ),
     Setting(key="metrics_listen", metavar="HOST:PORT", help="serve Prometheus metrics over http"),
     Setting(key="rest_listen", metavar="HOST:PORT", help="serve the REST mapping (dataplane[rest])"),
     Setting(

@@ -7,6 +7,7 @@ from service.catalog.database import Database
 from service.contents import Contents
 from service.disk_folders import DiskFolders
 from service.disks import Disks
+from service.exporting import DiskExports
 from service.images import Images
 from service.kinds import DISK, IMAGE, SNAPSHOT
 from service.operations.use_cases import Operations
@@ -25,9 +26,11 @@ class UseCases:
         contents: Contents,
         folders: DiskFolders,
         quotas: Quotas | None = None,
+        exports: DiskExports | None = None,
     ) -> None:
         self.images = Images(database, sealer, contents, quotas)
         self.disks = Disks(database, sealer, contents, folders, quotas)
         self.snapshots = Snapshots(database, sealer, contents, quotas)
         self.bindings = {kind: Bindings(kind, database, sealer) for kind in (IMAGE, DISK, SNAPSHOT)}
+        self.exports = exports or DiskExports(database)
         self.operations = Operations(database, sealer, contents)

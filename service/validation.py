@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from service import disk_sizes
+from service._pb.dataplane.v1 import disk_exports_pb2 as exports
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import disk_service_pb2 as disks
@@ -18,6 +19,7 @@ from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshot
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2 as iam
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 from service.faults import InvalidRequest, Violation, shown
+from service.identity.issued import LIFETIME_S
 from service.model import BLOCK_SIZE_DEFAULT, DISK_TYPE_DEFAULT
 from service.rules import Rule, Text, choice, each, mapping, number, one_of, text, texts, update_mask, uri
 
@@ -180,6 +182,7 @@ RULES: dict[type[Message], tuple[Rule, ...]] = {
             jwt=text("jwt", required=True, length_max=8000),
         ),
     ),
+    exports.CreateDiskExportRequest: (_id("disk_id"), number("lifetime_seconds", low=1, high=LIFETIME_S)),
     details.GetSizesRequest: (_id("image_id"),),
     details.GetProgressRequest: (_id("operation_id"),),
     details.WatchProgressRequest: (_id("operation_id"),),

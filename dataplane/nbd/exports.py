@@ -51,12 +51,21 @@ def nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A device under a name. `closed` is called when the connection that asked for it ends."""
+    """A device under a name. `closed` is called when the connection that asked for it ends.
+
+    With `read_only` this client may not write, whatever the device takes from others.
+    """
 
     name: str
     device: BlockDevice
     description: str = ""
     closed: Callable[[], None] = nothing
+    read_only: bool = False
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether writes of this client are refused."""
+        return self.read_only or self.device.read_only
 
 
 class Exports(Protocol):

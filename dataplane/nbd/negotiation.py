@@ -293,6 +293,6 @@ def flags_of(export: Export) -> TransmissionFlag:
     """Return what an export can do. What one connection has flushed all of them see: many may use it at once."""
     flag = TransmissionFlag
     flags = flag.HAS_FLAGS | flag.SEND_FLUSH | flag.SEND_FUA | flag.SEND_DF | flag.CAN_MULTI_CONN | flag.SEND_CACHE
-    if export.device.read_only:
+    if export.refuses_writes:
         return flags | flag.READ_ONLY
     return flags | flag.SEND_TRIM | flag.SEND_WRITE_ZEROES | flag.SEND_FAST_ZERO

@@ -71,6 +71,7 @@ class Transmission:
         self._writer = writer
         self._agreement = agreement
         self._device = agreement.export.device
+        self._refuses_writes = agreement.export.refuses_writes
         self._executor = executor
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
@@ -167,7 +168,7 @@ class Transmission:
             raise Refused(Error.EINVAL, f"command {request.command} is not known") from error
         if request.flags & ~nbd.ALLOWED_FLAGS[command]:
             raise Refused(Error.EINVAL, f"flags {request.flags:#x} do not go with {command.name}")
-        if command in nbd.WRITING and self._device.read_only:
+        if command in nbd.WRITING and self._refuses_writes:
             raise Refused(Error.EPERM, "this export is read-only")
         if command == Command.FLUSH:
             if request.offset or request.length:
