@@ -254,10 +254,10 @@ def content(sizes: Sizes, root: bytes) -> Content:
     )
 
 
-def sizes_message(image: Image, content: Content) -> details.ImageSizes:
-    """Return every size of a READY image, in bytes."""
+def sizes_message(content: Content, **ids: str) -> details.ImageSizes:
+    """Return every size of a READY image or snapshot, in bytes; `ids` says of which."""
     return details.ImageSizes(
-        image_id=image.id,
+        **ids,
         root=content.root,
         virtual_size=content.virtual_size,
         data_size=content.data_size,

@@ -79,11 +79,6 @@ class DiskFolders:
             if disk_status(self.path(disk_id)).size < size:
                 resize_disk(self._store, self.path(disk_id), size)
 
-    def written(self, disk_id: str) -> int:
-        """Return the bytes that the overlay holds, in whole blocks. Raises Corrupt when it is lost, or IoFailed."""
-        with self._not_lost(disk_id):
-            return disk_status(self.path(disk_id)).written_size
-
     def names(self) -> list[str]:
         """Return the ids that there are folders for."""
         with contextlib.suppress(FileNotFoundError):

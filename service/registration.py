@@ -94,7 +94,7 @@ def register(
     operation_service_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(operations), server)
     api_endpoint_service_pb2_grpc.add_ApiEndpointServiceServicer_to_server(ApiEndpointServicer(announced), server)
     iam_token_service_pb2_grpc.add_IamTokenServiceServicer_to_server(IamTokenServicer(authenticator), server)
-    details = ImageDetailsServicer(use_cases.images, operations, draining)
+    details = ImageDetailsServicer(use_cases.images, use_cases.snapshots, operations, draining)
     image_details_pb2_grpc.add_ImageDetailsServiceServicer_to_server(details, server)
     exports = DiskExportServicer(use_cases.exports)
     disk_exports_pb2_grpc.add_DiskExportServiceServicer_to_server(exports, server)

@@ -183,7 +183,7 @@ RULES: dict[type[Message], tuple[Rule, ...]] = {
         ),
     ),
     exports.CreateDiskExportRequest: (_id("disk_id"), number("lifetime_seconds", low=1, high=LIFETIME_S)),
-    details.GetSizesRequest: (_id("image_id"),),
+    details.GetSizesRequest: (one_of("resource", image_id=_id("image_id"), snapshot_id=_id("snapshot_id")),),
     details.GetProgressRequest: (_id("operation_id"),),
     details.WatchProgressRequest: (_id("operation_id"),),
     details.ReplaceSourceRequest: (_id("operation_id"), uri),

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf import empty_pb2, field_mask_pb2
 
+from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import disk_pb2, image_pb2, snapshot_pb2
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
@@ -101,6 +102,17 @@ def test_snapshot_inherits_and_passes_on(control: ControlPlane) -> None:
     assert (image.status, image.storage_size) == (image_pb2.Image.READY, found.storage_size)
     back = created(control, snapshot_id=found.id, size=NEED)
     assert (back.source_snapshot_id, list(back.product_ids)) == (found.id, ["p1"])
+
+
+def test_sizes_are_those_of_the_content(control: ControlPlane) -> None:
+    disk = created(control)
+    operation = snapshot(control, disk.id)
+    request = details.GetSizesRequest(snapshot_id=id_of(operation))
+    assert refused(lambda: control.details.GetSizes(request, metadata=TOKEN))[0] is Code.FAILED_PRECONDITION
+    control.succeed(control.claimed())
+    sizes = control.details.GetSizes(request, metadata=TOKEN)
+    assert (sizes.snapshot_id, sizes.image_id) == (request.snapshot_id, "")
+    assert (sizes.root, sizes.allocated_size) == (CONTENT.root, CONTENT.allocated_size)
 
 
 def test_hardware_of_the_request_wins(control: ControlPlane) -> None:

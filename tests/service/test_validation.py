@@ -150,7 +150,9 @@ WRONG = {
     "token_missing": (iam.CreateIamTokenRequest(), ["identity"]),
     "token_4001": (iam.CreateIamTokenRequest(yandex_passport_oauth_token="t" * 4001), ["yandex_passport_oauth_token"]),
     "token_8001": (iam.CreateIamTokenRequest(jwt="t" * 8001), ["jwt"]),
-    "sizes_missing": (details.GetSizesRequest(), ["image_id"]),
+    "sizes_missing": (details.GetSizesRequest(), ["resource"]),
+    "sizes_empty": (details.GetSizesRequest(image_id=""), ["image_id"]),
+    "sizes_snapshot_51": (details.GetSizesRequest(snapshot_id="s" * 51), ["snapshot_id"]),
 }
 
 
