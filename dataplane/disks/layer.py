@@ -130,16 +130,20 @@ class Layer:
             logged_first += 1
         if stop % BLOCK_SIZE and self._is_settled(last):
             logged_end -= 1
-        written_at = offset
+        written_at, before = offset, self._log.position
         logged = logged_first < logged_end and not self._all_settled(logged_first, logged_end - logged_first)
         if logged:
             if (start and logged_first == first) or (stop % BLOCK_SIZE and logged_end == last + 1):
                 written_at, data = self._whole_blocks(offset, data, logged_first, logged_end, read_below)
             at = logged_first * BLOCK_SIZE - written_at
             self._log.write(logged_first, data[at : at + (logged_end - logged_first) * BLOCK_SIZE])
-        with naming(self._path, "writing"):
-            self._changed = True
-            put(self._fd, data, written_at)
+        self._changed = True
+        try:
+            with naming(self._path, "writing"):
+                put(self._fd, data, written_at)
+        except BaseException:
+            self._log.position = before  # or the next commit would say that the data is there
+            raise
         if logged:
             self.blocks.set(logged_first, logged_end - logged_first, BlockState.WRITTEN)
             self._fresh.set(logged_first, logged_end - logged_first, BlockState.WRITTEN)

@@ -205,6 +205,9 @@ class Negotiation:
         return self._agreement(export, flags) if option == Option.GO else None
 
     async def _meta_context(self, option: Option, data: bytes) -> None:
+        setting = option == Option.SET_META_CONTEXT
+        if setting:
+            self._terms.context_export = None  # a later question replaces an earlier one, even one that fails
         fields = Fields(data)
         name = fields.string()
         count = fields.number(U32)
@@ -212,9 +215,6 @@ class Negotiation:
             raise BadOption(f"at most {QUERIES_MAX} contexts can be asked for at once")
         queries = [fields.string() for _ in range(count)]
         fields.end()
-        setting = option == Option.SET_META_CONTEXT
-        if setting:
-            self._terms.context_export = None  # a later question replaces an earlier one, even one that fails
         if not self._terms.structured:
             raise BadOption("contexts need structured replies: ask for those first")
         if await self._open(name) is None:

@@ -125,16 +125,16 @@ class CommandFlag(IntFlag):
     FAST_ZERO = 1 << 4
 
 
-ALLOWED_FLAGS = {
-    Command.READ: CommandFlag.DF | CommandFlag.FUA,
-    Command.WRITE: CommandFlag.FUA,
-    Command.FLUSH: CommandFlag(0),
-    Command.TRIM: CommandFlag.FUA,
-    Command.CACHE: CommandFlag(0),
-    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
-    Command.BLOCK_STATUS: CommandFlag.REQ_ONE | CommandFlag.FUA,
+ALLOWED_FLAGS: dict[Command, int] = {
+    Command.READ: int(CommandFlag.DF | CommandFlag.FUA),
+    Command.WRITE: int(CommandFlag.FUA),
+    Command.FLUSH: 0,
+    Command.TRIM: int(CommandFlag.FUA),
+    Command.CACHE: 0,
+    Command.WRITE_ZEROES: int(CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO),
+    Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE | CommandFlag.FUA),
 }
-"""FUA on commands that write nothing has no effect, and clients may set it."""
+"""As numbers: the complement of a flag leaves out bits without a name. FUA where nothing is written has no effect."""
 
 WRITING = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
 

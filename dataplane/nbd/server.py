@@ -48,6 +48,7 @@ class NbdServer:
         self._report = report
         self._executor = ThreadPoolExecutor(threads or 2 + 2 * len(os.sched_getaffinity(0)), "nbd")
         self._servers: list[asyncio.Server] = []
+        self._socket_paths: list[Path] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._transmissions: set[Transmission] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -74,12 +75,15 @@ class NbdServer:
         except OSError as error:
             raise IoFailed(f"listening on {address} failed: {error.strerror or error}") from error
         self._servers.append(server)
+        self._socket_paths.append(address)
 
     async def close(self) -> None:
         """Stop listening, let requests under way end, and disconnect everybody."""
         self._ending = True
         for server in self._servers:
             server.close()
+        for path in self._socket_paths:
+            path.unlink(missing_ok=True)
         for transmission in self._transmissions:
             transmission.shutting_down = True
         settling = [asyncio.ensure_future(transmission.settle()) for transmission in self._transmissions]
