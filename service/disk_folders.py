@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from dataplane.errors import Corrupt, DataplaneError, IoFailed, NotFound, StoreL
 from service.faults import FailedPrecondition, shown
 from service.log import get_logger
 from service.model import Content
+
+ABANDONED_S = 3600.0
 
 log = get_logger(__name__)
 
@@ -85,13 +88,17 @@ class DiskFolders:
             return sorted(entry.name for entry in os.scandir(self._root) if not entry.name.startswith("."))
         return []
 
-    def holds_nothing(self, disk_id: str) -> bool:
-        """Say whether nothing was ever written to a disk; an unreadable one may hold something."""
+    def is_abandoned(self, disk_id: str) -> bool:
+        """Say whether a disk was made an hour ago or longer and never written to; an unreadable one may hold something.
+
+        One that is younger may be about to be known: other servers make disks in the same folder.
+        """
         try:
+            age_s = time.time() - self.path(disk_id).stat().st_mtime
             found = disk_status(self.path(disk_id))
-        except DataplaneError:
+        except (DataplaneError, OSError):
             return False
-        return not (found.written_size or found.zeroed_size or found.snapshotting)
+        return age_s > ABANDONED_S and not (found.written_size or found.zeroed_size or found.snapshotting)
 
     @contextmanager
     def _not_lost(self, disk_id: str) -> Iterator[None]:

@@ -86,7 +86,7 @@ class Disks(Resources[DiskSpec]):
     def update(self, resource_id: str, values: Mapping[str, Any], paths: Collection[str], origin: Origin) -> Operation:
         """Change a disk as ``Resources.update`` does; one that grows does so wherever it is in use."""
         operation = super().update(resource_id, values, paths, origin)
-        if "size" in (paths or DISK.updatable):
+        if values["size"] and "size" in (paths or DISK.updatable):
             self._grow(resource_id)
         return operation
 

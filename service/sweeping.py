@@ -23,7 +23,7 @@ def sweep(database: Database, folders: DiskFolders) -> None:
             if DISKS.get(tx, disk_id) is not None:
                 continue
             newest = operation_rows.of_resource(tx, disk_id, after=None, limit=1)
-        if (newest and newest[0].kind is OperationKind.DELETE_DISK) or folders.holds_nothing(disk_id):
+        if (newest and newest[0].kind is OperationKind.DELETE_DISK) or folders.is_abandoned(disk_id):
             folders.remove(disk_id)
             log.info("disk folder left by a crash removed", resource_id=disk_id)
         else:

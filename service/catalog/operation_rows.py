@@ -265,6 +265,12 @@ def note_source(tx: Connection, operation_id: str, *, epoch: int, version: str |
     return tx.execute(noted).rowcount == 1
 
 
+def held_pin(tx: Connection, operation_id: str) -> str | None:
+    """Return the name under which the store keeps what the operation copies, or None."""
+    found = tx.execute(sa.select(operations.c.held_pin).where(operations.c.id == operation_id)).scalar()
+    return str(found) if found is not None else None
+
+
 def hold(tx: Connection, operation_id: str, *, epoch: int, held_pin: str) -> bool:
     """Remember the name under which the store keeps what is to be copied; say whether the epoch was still this one."""
     mine = (operations.c.id == operation_id, operations.c.epoch == epoch, _NOT_DONE)

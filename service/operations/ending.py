@@ -39,26 +39,24 @@ def succeed(
     if resource is None:
         raise LeaseLost(f"{kind.word} {operation.resource_id} is no longer being created")
     response = kind.message(resource).SerializeToString()
+    held_pin = operation_rows.held_pin(tx, operation.id)
     ended = operation_rows.finish(
         tx, operation.id, epoch=operation.epoch, now_us=now_us(), response=response, progress=progress
     )
     if not ended:
         raise LeaseLost(f"operation {operation.id} was taken over or cancelled")
     pin(tx)
-    _release(tx, operation, contents)
+    if held_pin is not None:
+        contents.let_go(tx, held_pin)
 
 
 def undo(tx: Connection, operation: Operation, *, epoch: int, error: status_pb2.Status, contents: Contents) -> bool:
     """End the operation with `error` and remove what it made, which frees the name; False when the epoch moved on."""
+    held_pin = operation_rows.held_pin(tx, operation.id)  # not the caller's: it may have come since the claim
     ended = operation_rows.finish(tx, operation.id, epoch=epoch, now_us=now_us(), error=error.SerializeToString())
     if ended:
         CREATED_BY[operation.kind].rows.delete(tx, operation.resource_id, status=Status.CREATING)
         contents.forget_kept(tx, operation.id)
-        _release(tx, operation, contents)
+        if held_pin is not None:
+            contents.let_go(tx, held_pin)
     return ended
-
-
-def _release(tx: Connection, operation: Operation, contents: Contents) -> None:
-    """Let go of the content that was kept for copying."""
-    if operation.held_pin is not None:
-        contents.let_go(tx, operation.held_pin)

@@ -138,8 +138,10 @@ class Runner:
 
     def _end_failed(self, operation: Operation, error: Exception) -> None:
         failure = status.status_of(error, trace_id=f"operation {operation.id}")
-        self._undo(operation, failure)
-        log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
+        if self._undo(operation, failure):
+            log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
+        else:  # it had ended: what went wrong came after that, and the next snapshot of the disk makes up for it
+            log.warning("operation ended, but not all is tidy", operation_id=operation.id, reason=str(error))
 
     def _undo(self, operation: Operation, failure: status_pb2.Status) -> bool:
         return self._database.write(

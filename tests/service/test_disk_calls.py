@@ -317,12 +317,15 @@ def test_quotas_bound_number_and_sizes(limited: Callable[..., ControlPlane]) -> 
 
 def test_sweep_removes_what_crashes_left_and_nothing_that_may_be_wanted(control: ControlPlane) -> None:
     kept = created(control)
-    stray = control.folders.path("fhmstray000000000000")
-    create_overlay(stray, size=64 * MIB)
+    stray, young = (control.folders.path(f"fhm{name}000000000000") for name in ("stray", "young"))
+    for path in (stray, young):
+        create_overlay(path, size=64 * MIB)
+    os.utime(stray, (1e9, 1e9))
     gone = created(control)
     delete(control, gone.id)
     create_overlay(control.folders.path(gone.id), size=64 * MIB)
     unreadable = control.folders.path("fhmunreadable0000000")
     unreadable.mkdir()
+    os.utime(unreadable, (1e9, 1e9))
     sweep(control.database, control.folders)
-    assert folders(control) == sorted([kept.id, unreadable.name])
+    assert folders(control) == sorted([kept.id, unreadable.name, young.name])

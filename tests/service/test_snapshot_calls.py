@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import empty_pb2, field_mask_pb2
+from google.rpc import status_pb2
+from sqlalchemy.engine import Connection
 
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
@@ -17,6 +20,8 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshots
 from service._pb.yandex.cloud.operation import operation_pb2
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
+from service.catalog import operation_rows
+from service.operations import ending
 from tests.service.control import CONTENT, TOKEN, ControlPlane
 from tests.service.test_disk_calls import created, delete, snapshot
 from tests.service.test_image_calls import refused
@@ -182,6 +187,29 @@ def test_cancelled_snapshot_disappears_and_frees_the_disk(control: ControlPlane)
     assert refused(lambda: get(control, id_of(operation)))[0] is Code.NOT_FOUND
     assert taken(control, disk.id, name="s").name == "s"
     assert control.contents.forgotten == [operation.id]
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_what_a_worker_keeps_meanwhile_goes_however_it_ends(control: ControlPlane, ends_well: bool) -> None:
+    """The worker knows the operation as it was when it claimed it; what is kept for copying came later."""
+    snapshot(control, created(control).id, folder_id="f2")
+    claimed = control.claimed()
+    control.contents.pins.add("copy1")
+
+    def hold(tx: Connection) -> bool:
+        return operation_rows.hold(tx, claimed.id, epoch=claimed.epoch, held_pin="copy1")
+
+    assert control.database.write(hold)
+    if ends_well:
+        control.succeed(claimed)
+    else:
+        failure = status_pb2.Status(code=1)
+        control.database.write(
+            lambda tx: ending.undo(tx, claimed, epoch=claimed.epoch, error=failure, contents=control.contents)
+        )
+    assert control.contents.pins == ({claimed.resource_id} if ends_well else set())
+    late = replace(claimed, epoch=claimed.epoch - 1)
+    assert not control.database.write(lambda tx: operation_rows.hold(tx, late.id, epoch=late.epoch, held_pin="x"))
 
 
 def test_snapshot_that_is_being_created_cannot_be_used(control: ControlPlane) -> None:
