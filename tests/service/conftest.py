@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.quotas import Quotas
-from tests.service.control import ControlPlane, running
+from tests.service.control import ControlPlane, Policy, running
 
 
 @pytest.fixture
@@ -24,3 +24,10 @@ def limited(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
     """Runs control planes with quotas."""
     with contextlib.ExitStack() as stack:
         yield lambda **quotas: stack.enter_context(running(tmp_path, quotas=Quotas(**quotas)))
+
+
+@pytest.fixture
+def policed(tmp_path: Path) -> Iterator[ControlPlane]:
+    """A control plane whose callers may do what their tokens say."""
+    with running(tmp_path, authenticator=Policy()) as plane:
+        yield plane

@@ -18,6 +18,7 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.endpoint import api_endpoint_service_pb2_grpc
 from service._pb.yandex.cloud.iam.v1 import iam_token_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
+from service.auth import ALL_ACTIONS, Action, Caller, Metadata, bearer_token
 from service.catalog import operation_rows, schema
 from service.catalog.database import Database
 from service.catalog.resource_rows import IMAGES
@@ -136,6 +137,20 @@ class ControlPlane:
         operation = self.claimed()
         self.succeed(operation)
         return operation.resource_id
+
+
+class Policy(DevAuthenticator):
+    """The token says which folders its holder may do everything in, and which it may only look at."""
+
+    def authenticate(self, metadata: Metadata) -> Caller:
+        token = bearer_token(metadata)
+        own, _, seen = token.partition("/")
+        look = frozenset((str(Action.IMAGES_LIST),))
+        return Caller(token, {own: ALL_ACTIONS} | ({seen: look} if seen else {}))
+
+
+def as_(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
 
 
 @contextmanager

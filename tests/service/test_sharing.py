@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,12 +14,10 @@ from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
-from service.auth import ALL_ACTIONS, Action, Caller, Metadata, bearer_token
 from service.faults import QuotaExceeded
-from service.identity.modes import DevAuthenticator
 from service.model import Operation
 from service.operations import ending
-from tests.service.control import TOKEN, ControlPlane, running
+from tests.service.control import TOKEN, ControlPlane, as_
 from tests.service.test_changes import ADD, binding, delta
 from tests.service.test_image_calls import delete, image_id_of, refused
 
@@ -109,26 +106,6 @@ def test_quota_of_bytes_holds_at_the_beginning_and_at_the_end(limited: Callable[
     control.database.write(lambda tx: ending.undo(tx, late, epoch=late.epoch, error=failure, contents=control.contents))
     assert refused(lambda: control.create())[2] == ["folder:f1/bytes"]
     assert {first.id, second.id}
-
-
-class Policy(DevAuthenticator):
-    """The token says which folders its holder may do everything in, and which it may only look at."""
-
-    def authenticate(self, metadata: Metadata) -> Caller:
-        token = bearer_token(metadata)
-        own, _, seen = token.partition("/")
-        look = frozenset((str(Action.IMAGES_LIST),))
-        return Caller(token, {own: ALL_ACTIONS} | ({seen: look} if seen else {}))
-
-
-def as_(token: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token}"),)
-
-
-@pytest.fixture
-def policed(tmp_path: Path) -> Iterator[ControlPlane]:
-    with running(tmp_path, authenticator=Policy()) as plane:
-        yield plane
 
 
 def ready_in(control: ControlPlane, folder_id: str, **fields: Any) -> str:
