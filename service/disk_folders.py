@@ -20,6 +20,8 @@ from service.log import get_logger
 from service.model import Content
 
 ABANDONED_S = 3600.0
+CLOSING_S = 3.0
+LOOK_S = 0.05
 
 log = get_logger(__name__)
 
@@ -63,6 +65,19 @@ class DiskFolders:
             delete_overlay(self.path(disk_id))
         except DataplaneError as error:
             log.warning("disk folder not removed", resource_id=disk_id, reason=str(error))
+
+    def wait_until_closed(self, disk_id: str) -> None:
+        """Give whoever is about to close the disk, such as a worker that has taken its content, the time for that."""
+        deadline_s = time.monotonic() + CLOSING_S
+        while time.monotonic() < deadline_s:
+            try:
+                os.close(lock_disk(self.path(disk_id)))
+            except StoreLocked:
+                time.sleep(LOOK_S)
+            except DataplaneError:
+                return
+            else:
+                return
 
     def require_closed(self, disk_id: str) -> None:
         """Return when no process has the disk open. Raises FailedPrecondition."""

@@ -11,10 +11,12 @@ from sqlalchemy.engine import Connection
 from dataplane.errors import DataplaneError, NotFound
 from service import disk_sizes, limits
 from service.auth import Caller, Verb
+from service.catalog import operation_rows
 from service.catalog.database import Database
 from service.contents import Contents
 from service.disk_folders import DiskFolders
 from service.faults import InvalidRequest, NotOffered, Violation, shown
+from service.holding import DiskHolder
 from service.inheriting import inherit
 from service.kinds import DISK, IMAGE, SNAPSHOT, Kind
 from service.log import get_logger
@@ -38,8 +40,9 @@ class Disks(Resources[DiskSpec]):
         contents: Contents,
         folders: DiskFolders,
         quotas: Quotas | None = None,
+        holder: DiskHolder | None = None,
     ) -> None:
-        super().__init__(DISK, database, sealer, contents, quotas)
+        super().__init__(DISK, database, sealer, contents, quotas, holder)
         self._folders = folders
 
     def create(
@@ -79,6 +82,13 @@ class Disks(Resources[DiskSpec]):
 
     def delete(self, resource_id: str, origin: Origin) -> Operation:
         """Remove a disk as ``Resources.delete`` does, and then what was written to it."""
+        disk = DISK.rows.look_up(self._database.lookup, resource_id)
+        if disk is not None and origin.caller.may(disk.spec.folder_id, DISK.actions[Verb.DELETE]):
+            with self._database.read() as tx:
+                is_read = operation_rows.reading_disk(tx, resource_id) is not None
+            if not is_read:
+                self._holder.drop(resource_id)
+                self._folders.wait_until_closed(resource_id)
         operation = super().delete(resource_id, origin)
         self._folders.remove(resource_id)
         return operation

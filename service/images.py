@@ -14,6 +14,7 @@ from service.catalog import image_rows
 from service.catalog.database import Database
 from service.contents import Contents
 from service.faults import shown
+from service.holding import DiskHolder
 from service.inheriting import inherit
 from service.kinds import DISK, IMAGE, Kind
 from service.model import Image, ImageSpec, Operation, Resource, chosen_disk_size
@@ -27,8 +28,15 @@ from service.visibility import require_folder
 class Images(Resources[ImageSpec]):
     """What can be done with images, for callers whose requests have been checked."""
 
-    def __init__(self, database: Database, sealer: Sealer, contents: Contents, quotas: Quotas | None = None) -> None:
-        super().__init__(IMAGE, database, sealer, contents, quotas)
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        contents: Contents,
+        quotas: Quotas | None = None,
+        holder: DiskHolder | None = None,
+    ) -> None:
+        super().__init__(IMAGE, database, sealer, contents, quotas, holder)
 
     def latest_of_family(self, folder_id: str, family: str, caller: Caller) -> Image:
         """Return the newest READY image of a family. Raises NotFound or PermissionDenied."""
@@ -87,6 +95,7 @@ class Images(Resources[ImageSpec]):
             whole = inherit(replace(spec, min_disk_size=size), disk.spec)
             return self._begin(tx, whole, origin, disk_id=disk_id)
 
+        self._hold_disk(disk_id, origin)
         return self._create(spec, origin, work)
 
     def _begin(self, tx: Connection, spec: ImageSpec, origin: Origin, **how: Any) -> Operation:

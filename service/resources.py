@@ -14,7 +14,8 @@ from service.catalog import binding_rows, operation_rows
 from service.catalog.database import Database
 from service.contents import Contents
 from service.faults import FailedPrecondition, shown
-from service.kinds import Kind
+from service.holding import DiskHolder, NoHolder
+from service.kinds import DISK, Kind
 from service.listing import PAGE_SIZE_DEFAULT, Listing
 from service.model import Content, Operation, OperationKind, Resource, S, Status, new_id, now_us
 from service.operations.beginning import new_operation
@@ -29,13 +30,20 @@ class Resources(Generic[S]):
     """What can be done with resources of one kind, for callers whose requests have been checked."""
 
     def __init__(
-        self, kind: Kind[S], database: Database, sealer: Sealer, contents: Contents, quotas: Quotas | None = None
+        self,
+        kind: Kind[S],
+        database: Database,
+        sealer: Sealer,
+        contents: Contents,
+        quotas: Quotas | None = None,
+        holder: DiskHolder | None = None,
     ) -> None:
         self._kind = kind
         self._database = database
         self._sealer = sealer
         self._contents = contents
         self._quotas = quotas or Quotas()
+        self._holder = holder or NoHolder()
         self._changes = Changes(database, sealer)
 
     def get(self, resource_id: str, caller: Caller) -> Resource[S]:
@@ -160,6 +168,12 @@ class Resources(Generic[S]):
             self._contents.keep_also(tx, source.id, also=resource.id)
         response = self._kind.message(resource).SerializeToString()
         return self._ended(tx, self._kind.create, resource, origin, response)
+
+    def _hold_disk(self, disk_id: str, origin: Origin) -> None:
+        """Have a disk open in this process before an operation begins to take its content, if the caller may see it."""
+        disk = DISK.rows.look_up(self._database.lookup, disk_id)
+        if disk is not None and origin.caller.may(disk.spec.folder_id, DISK.actions[Verb.GET]):
+            self._holder.hold(disk_id)
 
     def _held(self, tx: Connection, source_id: str) -> str:
         """Pin the content of a source under a name of its own, until it is copied; return that name."""

@@ -23,6 +23,7 @@ from service.config import Address, ServeConfig
 from service.contents import StoreContents
 from service.disk_folders import DiskFolders
 from service.exporting import DiskExports
+from service.holding import DiskHolder, NoHolder
 from service.identity import building
 from service.operations.pruning import Pruner
 from service.registration import new_grpc_server, register
@@ -93,11 +94,11 @@ class Server:
         folders = DiskFolders(config.disks_path, store)
         folders.prepare()
         sweep(database, folders)
-        self._nbd, exports = _nbd(config, database, store, folders, self._transport)
+        self._nbd, exports, holder = _nbd(config, database, store, folders, self._transport)
         self._health = register(
             self._grpc,
             authenticator=authenticator,
-            use_cases=UseCases(database, sealer, contents, folders, config.quotas, exports),
+            use_cases=UseCases(database, sealer, contents, folders, config.quotas, exports, holder),
             announced=str(self.announced),
             draining=self._draining,
         )
@@ -164,19 +165,22 @@ def _rest(config: ServeConfig, server: grpc.Server, transport: Transport) -> Res
 
 def _nbd(
     config: ServeConfig, database: Database, store: Store, folders: DiskFolders, transport: Transport
-) -> tuple[NbdListener | None, DiskExports]:
-    """Return the NBD listener that is asked for, and the use case that lets callers in."""
+) -> tuple[NbdListener | None, DiskExports, DiskHolder]:
+    """Return the NBD listener that is asked for, the use case that lets callers in, and who keeps disks open."""
     if config.nbd_listen is None:
-        return None, DiskExports(database)
+        return None, DiskExports(database), NoHolder()
+    from service.nbd.holder import Holder
     from service.nbd.listener import NbdListener
     from service.nbd.open_disks import OpenDisks
     from service.nbd.tokens import SECRET_FILE, ExportTokens
 
     tokens = ExportTokens.at_path(config.data_dir / SECRET_FILE)
     disks = OpenDisks(database, store, folders, cache_size=config.nbd_cache)
-    listener = NbdListener(config.nbd_listen, tokens, disks, transport)
+    holder = Holder(database, disks)
+    listener = NbdListener(config.nbd_listen, tokens, disks, holder, transport)
     host = config.announce.host if config.announce is not None else listener.bound.host
-    return listener, DiskExports(database, tokens, Address(host, listener.bound.port), tls=listener.tls)
+    exports = DiskExports(database, tokens, Address(host, listener.bound.port), tls=listener.tls)
+    return listener, exports, holder
 
 
 @contextlib.contextmanager

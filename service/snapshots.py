@@ -10,6 +10,7 @@ from service import limits
 from service.auth import Verb
 from service.catalog.database import Database
 from service.contents import Contents
+from service.holding import DiskHolder
 from service.inheriting import inherit
 from service.kinds import DISK, SNAPSHOT
 from service.model import Operation, SnapshotSpec
@@ -22,8 +23,15 @@ from service.sealing import Sealer
 class Snapshots(Resources[SnapshotSpec]):
     """What can be done with snapshots, for callers whose requests have been checked."""
 
-    def __init__(self, database: Database, sealer: Sealer, contents: Contents, quotas: Quotas | None = None) -> None:
-        super().__init__(SNAPSHOT, database, sealer, contents, quotas)
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        contents: Contents,
+        quotas: Quotas | None = None,
+        holder: DiskHolder | None = None,
+    ) -> None:
+        super().__init__(SNAPSHOT, database, sealer, contents, quotas, holder)
 
     def create(self, spec: SnapshotSpec, origin: Origin) -> Operation:
         """Commit a snapshot that is being created and the operation that will take the disk's content; return that.
@@ -40,4 +48,5 @@ class Snapshots(Resources[SnapshotSpec]):
             limits.check_new_snapshot(tx, spec.folder_id, self._quotas, disk_size=disk.spec.size, waits=True)
             return self._begin_creation(tx, whole, origin, disk_id=disk_id)
 
+        self._hold_disk(disk_id, origin)
         return self._create(spec, origin, work)

@@ -8,6 +8,7 @@ from service.contents import Contents
 from service.disk_folders import DiskFolders
 from service.disks import Disks
 from service.exporting import DiskExports
+from service.holding import DiskHolder
 from service.images import Images
 from service.kinds import DISK, IMAGE, SNAPSHOT
 from service.operations.use_cases import Operations
@@ -27,10 +28,11 @@ class UseCases:
         folders: DiskFolders,
         quotas: Quotas | None = None,
         exports: DiskExports | None = None,
+        holder: DiskHolder | None = None,
     ) -> None:
-        self.images = Images(database, sealer, contents, quotas)
-        self.disks = Disks(database, sealer, contents, folders, quotas)
-        self.snapshots = Snapshots(database, sealer, contents, quotas)
+        self.images = Images(database, sealer, contents, quotas, holder)
+        self.disks = Disks(database, sealer, contents, folders, quotas, holder)
+        self.snapshots = Snapshots(database, sealer, contents, quotas, holder)
         self.bindings = {kind: Bindings(kind, database, sealer) for kind in (IMAGE, DISK, SNAPSHOT)}
         self.exports = exports or DiskExports(database)
         self.operations = Operations(database, sealer, contents)

@@ -13,6 +13,7 @@ from service.certificates import CertificateWatch, server_context
 from service.config import Address
 from service.log import get_logger
 from service.nbd.exports import TokenExports
+from service.nbd.holder import Holder
 from service.nbd.open_disks import OpenDisks
 from service.nbd.tokens import ExportTokens
 from service.transport import Transport
@@ -28,9 +29,12 @@ log = get_logger(__name__)
 class NbdListener:
     """An NBD server in an event loop of its own."""
 
-    def __init__(self, listen: Address, tokens: ExportTokens, disks: OpenDisks, transport: Transport) -> None:
+    def __init__(
+        self, listen: Address, tokens: ExportTokens, disks: OpenDisks, holder: Holder, transport: Transport
+    ) -> None:
         """Bind. Raises IoFailed when the address is taken."""
         self._disks = disks
+        self._holder = holder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nbd", daemon=True)
         self._thread.start()
@@ -54,6 +58,7 @@ class NbdListener:
             self._watch.stop()
         self._run(self._server.close(), STOP_TIMEOUT_S)
         self._run(self._loop.shutdown_default_executor(), STOP_TIMEOUT_S)
+        self._holder.stop()
         self._disks.close()
         self._end()
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from dataclasses import dataclass
 
 from dataplane import BlockDevice, ChunkCache, ControlListener, Disk, Store, WatchedDevice, open_disk
-from dataplane.errors import DataplaneError, NotFound
+from dataplane.errors import DataplaneError, NotFound, StoreLocked
 from service.catalog.database import Database
 from service.catalog.resource_rows import DISKS
 from service.disk_folders import DiskFolders
 from service.faults import shown
 from service.log import get_logger
 from service.model import Status
+
+WAIT_S = 10.0
+"""How long to wait for a process that is about to close a disk, such as a worker that has taken its content."""
+
+LOOK_S = 0.1
 
 log = get_logger(__name__)
 
@@ -38,11 +44,22 @@ class OpenDisks:
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
 
-    def take(self, disk_id: str) -> BlockDevice:
+    def take(self, disk_id: str, *, wait_s: float = WAIT_S) -> BlockDevice:
         """Return a disk for one more user, who calls ``give_back`` once.
 
-        Raises NotFound when there is none that is READY, StoreLocked when another process has it, Corrupt or IoFailed.
+        Raises NotFound when there is none that is READY, StoreLocked when another process has it for longer than
+        `wait_s`, Corrupt or IoFailed.
         """
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            try:
+                return self._take(disk_id)
+            except StoreLocked:
+                if time.monotonic() >= deadline_s:
+                    raise
+            time.sleep(LOOK_S)
+
+    def _take(self, disk_id: str) -> BlockDevice:
         with self._lock:
             held = self._open.get(disk_id)
             if held is None:
