@@ -25,6 +25,7 @@ from service.origin import Origin
 from service.quotas import Quotas
 from service.resources import Resources, found_ready, require_disk_idle
 from service.sealing import Sealer
+from service.sweeping import discard
 from service.visibility import find, require_folder
 
 log = get_logger(__name__)
@@ -116,7 +117,7 @@ class Disks(Resources[DiskSpec]):
             yield kept
         finally:
             if disk_id not in kept:  # it failed, or it was a repetition of a call under way
-                self._folders.remove(disk_id)
+                discard(self._database, self._folders, disk_id)
 
     def _grow(self, disk_id: str) -> None:
         """Let the overlay follow the catalogue; what does not work now is done when the disk is opened next."""

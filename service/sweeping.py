@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from dataplane.errors import DataplaneError
 from service.catalog import operation_rows
 from service.catalog.database import Database
 from service.catalog.resource_rows import DISKS
 from service.disk_folders import DiskFolders
 from service.log import get_logger
-from service.model import OperationKind
+from service.model import OperationKind, Status
 
 log = get_logger(__name__)
 
@@ -28,3 +31,17 @@ def sweep(database: Database, folders: DiskFolders) -> None:
             log.info("disk folder left by a crash removed", resource_id=disk_id)
         else:
             log.warning("disk folder that no disk has is left alone", resource_id=disk_id)
+
+
+def discard(database: Database, folders: DiskFolders, disk_id: str) -> None:
+    """Remove the folder that was made for a disk unless the disk came to be after all.
+
+    A commit that failed may have happened, when the database was lost meanwhile; in doubt the folder stays.
+    """
+    try:
+        with database.read() as tx:
+            came_to_be = DISKS.get(tx, disk_id)
+        if came_to_be is None or came_to_be.status is Status.CREATING:
+            folders.remove(disk_id)
+    except (SQLAlchemyError, DataplaneError) as error:
+        log.warning("disk folder left for the next start", resource_id=disk_id, reason=str(error))

@@ -22,6 +22,7 @@ from service.model import Operation, OperationKind, Resource, chosen_disk_size, 
 from service.operations import ending
 from service.operations.heartbeat import Heartbeat, Stop, snapshot
 from service.operations.sources import Sources
+from service.sweeping import discard
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -79,7 +80,7 @@ class Maker:
             try:
                 self._end(operation, prepared, progress)
             except BaseException:
-                self._folders.remove(resource.id)
+                discard(self._database, self._folders, resource.id)
                 raise
 
     def _take(

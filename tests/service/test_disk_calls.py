@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import empty_pb2, field_mask_pb2
+from sqlalchemy.exc import OperationalError
 
 from dataplane import create_overlay, disk_status, lock_disk
 from service._pb.yandex.cloud.access import access_pb2 as access
@@ -313,6 +314,22 @@ def test_quotas_bound_number_and_sizes(limited: Callable[..., ControlPlane]) -> 
     assert refused(too_large)[::2] == (Code.RESOURCE_EXHAUSTED, ["folder:f1/disk_bytes"])
     assert update(control, disk.id, "size", size=96 * MIB).size == 96 * MIB
     assert len(folders(control)) == 2
+
+
+def test_folder_stays_when_a_commit_that_failed_did_happen(
+    control: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = control.database.write
+
+    def lost(work: Any, **how: Any) -> Any:
+        write(work, **how)
+        raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+
+    monkeypatch.setattr(control.database, "write", lost)
+    assert refused(lambda: create(control, name="d"))[0] is Code.INTERNAL
+    monkeypatch.undo()
+    assert names(control) == ["d"]
+    assert len(folders(control)) == 1
 
 
 def test_sweep_removes_what_crashes_left_and_nothing_that_may_be_wanted(control: ControlPlane) -> None:
