@@ -30,7 +30,7 @@ TRIES = 4
 
 STRIPE_SIZE = 256 << 10
 STRIPES = 64
-"""Those who need the same STRIPE_SIZE bytes of a disk at once wait for the first of them to load the chunks."""
+"""Chunks are loaded by stripes, of one chunk at least; those who need the same one wait for the first of them."""
 
 PASSING_CHUNKS = 4
 """A read of so many chunks passes the cache by: one that goes through a whole disk would leave nothing in it."""
@@ -68,6 +68,7 @@ class StoredBase:
         self._page_ids = dict(self.root.pages)
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         self._windows: LifoQueue[Window] = LifoQueue()
+        self._stripe_size = max(STRIPE_SIZE, self.chunk_size)
         self._stripes = [threading.Lock() for _ in range(STRIPES)]
 
     # ------------------------------------------------------------------------------------------ what is where
@@ -142,15 +143,12 @@ class StoredBase:
         """
         kept = len(view) < PASSING_CHUNKS * self.chunk_size
         while view:
-            length = min(len(view), WINDOW_SIZE - offset % WINDOW_SIZE)
+            length = min(len(view), self._stripe_size - offset % self._stripe_size)
             part = view[:length]
-            missing = self._copy_cached(offset, part)
-            if missing and kept:
-                with self._stripes[offset // STRIPE_SIZE % STRIPES]:
+            if self._copy_cached(offset, part):
+                with self._stripe(offset):
                     missing = self._copy_cached(offset, part)  # somebody else may just have loaded them
-                    self._load(missing, offset, part, kept=True)
-            elif missing:
-                self._load(missing, offset, part, kept=False)
+                    self._load(missing, offset, part, kept=kept)
             offset += length
             view = view[length:]
 
@@ -169,13 +167,16 @@ class StoredBase:
         """Bring the chunks of a range into the cache; raises Corrupt or IoFailed."""
         end = min(offset + length, self.size)
         while offset < end:
-            stop = min(end, offset - offset % STRIPE_SIZE + STRIPE_SIZE)
+            stop = min(end, offset - offset % self._stripe_size + self._stripe_size)
             numbers = range(offset // self.chunk_size, (stop - 1) // self.chunk_size + 1)
             if not all(map(self._is_at_hand, numbers)):
-                with self._stripes[offset // STRIPE_SIZE % STRIPES]:
+                with self._stripe(offset):
                     missing = [number for number in numbers if not self._is_at_hand(number)]
                     self._load(missing, offset, NOWHERE, kept=True)
             offset = stop
+
+    def _stripe(self, offset: int) -> threading.Lock:
+        return self._stripes[offset // self._stripe_size % STRIPES]
 
     def _is_at_hand(self, number: int) -> bool:
         id = self.chunk_id(number)
