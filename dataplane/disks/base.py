@@ -28,7 +28,14 @@ PAGES_KEPT = 512
 TRIES = 4
 """The collector may move chunks to other packs between looking them up and reading them."""
 
+STRIPE_SIZE = 256 << 10
 STRIPES = 64
+"""Chunks are loaded by stripes, of one chunk at least; those who need the same one wait for the first of them."""
+
+PASSING_CHUNKS = 4
+"""A read of so many chunks passes the cache by: one that goes through a whole disk would leave nothing in it."""
+
+NOWHERE = memoryview(b"")
 
 
 class Places:
@@ -61,6 +68,7 @@ class StoredBase:
         self._page_ids = dict(self.root.pages)
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         self._windows: LifoQueue[Window] = LifoQueue()
+        self._stripe_size = max(STRIPE_SIZE, self.chunk_size)
         self._stripes = [threading.Lock() for _ in range(STRIPES)]
 
     # ------------------------------------------------------------------------------------------ what is where
@@ -99,142 +107,151 @@ class StoredBase:
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
         """Yield (length, whether there is data) of runs that make up a range, by chunks; raises Corrupt."""
-        end = offset + length
+        position, end = offset, offset + length
         run, kind = 0, False
-        while offset < end:
-            number = offset // self.chunk_size
-            page = number // PAGE_CHUNKS
-            if page not in self._page_ids:  # a whole page of zeros at once
-                stop, data = (page + 1) * PAGE_CHUNKS * self.chunk_size, False
-            else:
-                stop, data = (number + 1) * self.chunk_size, self.chunk_id(number) != fmt.ZERO_ID
-            step = min(stop, end) - offset
-            if run and data != kind:
-                yield run, kind
-                run = 0
-            run, kind = run + step, data
-            offset += step
+        span = self.chunk_size * PAGE_CHUNKS
+        while position < end:
+            stop = min(end, position - position % span + span)
+            for step, data in self._page_extents(position, stop):
+                if run and data != kind:
+                    yield run, kind
+                    run = 0
+                run, kind = run + step, data
+            position = stop
         if run:
             yield run, kind
 
+    def _page_extents(self, position: int, end: int) -> Iterator[tuple[int, bool]]:
+        """Yield (length, whether there is data) of the chunks of a range within one page, or one run of zeros."""
+        first = position // self.chunk_size
+        ids = self.page(first // PAGE_CHUNKS)
+        if ids is None:
+            yield end - position, False
+            return
+        at = first % PAGE_CHUNKS * fmt.ID_SIZE
+        while position < end:
+            stop = min(end, position - position % self.chunk_size + self.chunk_size)
+            yield stop - position, ids[at : at + fmt.ID_SIZE] != fmt.ZERO_ID
+            position = stop
+            at += fmt.ID_SIZE
+
     # ------------------------------------------------------------------------------------------ reading
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with the disk from `offset`, zeros behind its end; raises Corrupt or IoFailed."""
+        """Fill `view` with the disk from `offset`, zeros behind its end; raises Corrupt or IoFailed.
+
+        Chunks are kept in the cache unless many of them are asked for at once: whoever does so goes through the disk.
+        """
+        kept = len(view) < PASSING_CHUNKS * self.chunk_size
         while view:
-            length = min(len(view), WINDOW_SIZE - offset % WINDOW_SIZE)
-            missing = self._copy_cached(offset, view[:length])
-            if missing:
-                self._copy_loaded(offset, view[:length], missing)
+            length = min(len(view), self._stripe_size - offset % self._stripe_size)
+            part = view[:length]
+            if self._copy_cached(offset, part):
+                with self._stripe(offset):
+                    missing = self._copy_cached(offset, part)  # somebody else may just have loaded them
+                    self._load(missing, offset, part, kept=kept)
             offset += length
             view = view[length:]
 
     def read_cached(self, offset: int, view: memoryview) -> bool:
         """Fill `view` when that takes no reading from the store, and tell whether it did."""
-        chunk_size = self.chunk_size
-        for number in range(offset // chunk_size, (offset + len(view) - 1) // chunk_size + 1):
-            page = number // PAGE_CHUNKS
-            if page not in self._page_ids:
-                continue
-            if page not in self._pages:
+        while view:
+            length = min(len(view), WINDOW_SIZE - offset % WINDOW_SIZE)  # which is within one page
+            page = offset // (self.chunk_size * PAGE_CHUNKS)
+            if (page in self._page_ids and page not in self._pages) or self._copy_cached(offset, view[:length]):
                 return False
-            id = self.chunk_id(number)
-            if id != fmt.ZERO_ID and not self._cache.has(id):
-                return False
-        return not self._copy_cached(offset, view)
+            offset += length
+            view = view[length:]
+        return True
 
     def warm(self, offset: int, length: int) -> None:
         """Bring the chunks of a range into the cache; raises Corrupt or IoFailed."""
         end = min(offset + length, self.size)
         while offset < end:
-            stop = min(end, offset - offset % WINDOW_SIZE + WINDOW_SIZE)
+            stop = min(end, offset - offset % self._stripe_size + self._stripe_size)
             numbers = range(offset // self.chunk_size, (stop - 1) // self.chunk_size + 1)
-            wanted = [number for number in numbers if not self._is_at_hand(number)]
-            if wanted:
-                with self._stripes[offset // WINDOW_SIZE % STRIPES]:
-                    self._load([number for number in wanted if not self._is_at_hand(number)])
+            if not all(map(self._is_at_hand, numbers)):
+                with self._stripe(offset):
+                    missing = [number for number in numbers if not self._is_at_hand(number)]
+                    self._load(missing, offset, NOWHERE, kept=True)
             offset = stop
+
+    def _stripe(self, offset: int) -> threading.Lock:
+        return self._stripes[offset // self._stripe_size % STRIPES]
 
     def _is_at_hand(self, number: int) -> bool:
         id = self.chunk_id(number)
         return id == fmt.ZERO_ID or self._cache.has(id)
 
     def _copy_cached(self, offset: int, view: memoryview) -> list[int]:
-        """Copy what is at hand of a range, and return the numbers of the chunks that are not."""
+        """Copy what is at hand of a range within one page, and return the numbers of the chunks that are not."""
+        chunk_size, length = self.chunk_size, len(view)
+        number, start = divmod(offset, chunk_size)
+        ids = self.page(number // PAGE_CHUNKS)
+        if ids is None:
+            view[:] = bytes(length)
+            return []
         missing = []
-        for number, at, start, stop in self._pieces(offset, len(view)):
-            id = self.chunk_id(number)
+        at, place = 0, number % PAGE_CHUNKS * fmt.ID_SIZE
+        while at < length:
+            stop = min(length, at + chunk_size - start)
+            id = ids[place : place + fmt.ID_SIZE]
             if id == fmt.ZERO_ID:
-                view[at : at + stop - start] = bytes(stop - start)
+                view[at:stop] = bytes(stop - at)
             elif (chunk := self._cache.get(id)) is not None:
-                view[at : at + stop - start] = memoryview(chunk)[start:stop]
+                view[at:stop] = chunk if stop - at == chunk_size else memoryview(chunk)[start : start + stop - at]
             else:
                 missing.append(number)
+            number, at, start, place = number + 1, stop, 0, place + fmt.ID_SIZE
         return missing
 
-    def _copy_loaded(self, offset: int, view: memoryview, missing: list[int]) -> None:
-        """Load chunks of one window, unless somebody else just has, and copy what a range has of them."""
-        with self._stripes[offset // WINDOW_SIZE % STRIPES]:
-            chunks = self._load(missing)
-        for number, at, start, stop in self._pieces(offset, len(view)):
-            if number in chunks:
-                view[at : at + stop - start] = memoryview(chunks[number])[start:stop]
-
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (chunk number, where its part begins in the range, first and last byte of the chunk) of a range."""
-        position, end = offset, offset + length
-        while position < end:
-            number, start = divmod(position, self.chunk_size)
-            stop = min(self.chunk_size, start + end - position)
-            yield number, position - offset, start, stop
-            position += stop - start
-
-    def _load(self, numbers: list[int]) -> dict[int, bytes]:
-        """Return chunks of one window that are not zero, by number, and keep them in the cache."""
-        chunks: dict[int, bytes] = {}
-        wanted = []
-        for number in numbers:
-            chunk = self._cache.get(self.chunk_id(number))
-            if chunk is None:
-                wanted.append(number)
-            else:
-                chunks[number] = chunk
-        for first, count in neighbours(wanted):
+    def _load(self, numbers: list[int], offset: int, view: memoryview, *, kept: bool) -> None:
+        """Load chunks of one window, copy what a range has of them, and keep them in the cache if they are to be."""
+        for first, count in neighbours(numbers):
             for left in reversed(range(TRIES)):
                 places = self._places
                 try:
-                    chunks.update(self._load_neighbours(places, first, count))
+                    self._load_neighbours(places, first, count, offset, view, kept=kept)
                     break
                 except Corrupt:
                     if not left:
                         raise
                     self._look_again(places)
-        return chunks
 
-    def _load_neighbours(self, places: Places, first: int, count: int) -> dict[int, bytes]:
+    def _load_neighbours(
+        self, places: Places, first: int, count: int, offset: int, view: memoryview, *, kept: bool
+    ) -> None:
         chunk_size = self.chunk_size
-        ids = b"".join(self.chunk_id(number) for number in range(first, first + count))
-        offset = first * chunk_size
-        batch = places.index.locate(memoryview(ids), offset, chunk_size, self.size)
+        place = first % PAGE_CHUNKS * fmt.ID_SIZE
+        ids = (self.page(first // PAGE_CHUNKS) or b"")[place : place + count * fmt.ID_SIZE]
+        batch = places.index.locate(memoryview(ids), first * chunk_size, chunk_size, self.size)
         plan = Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
         held = [(number, places.readers[number]) for number in plan.readers()]
         fds = array("i", [-1]) * (plan.reader_max + 1 or 1)
         for number, reader in held:
-            fds[number] = reader.fileno() or -1
+            descriptor = reader.fileno()
+            fds[number] = -1 if descriptor is None else descriptor
         try:
             window = self._windows.get_nowait()
         except Empty:
             window = Window(WINDOW_SIZE, chunk_size, self._key)
         try:
             window.load(plan, 0, fds)
-            return self._taken(window, first, ids)
+            plain = self._verified(window, first, ids)
+            if kept:
+                for number in range(count):
+                    chunk = bytes(plain[number * chunk_size : (number + 1) * chunk_size])
+                    self._cache.put(ids[number * fmt.ID_SIZE : (number + 1) * fmt.ID_SIZE], chunk)
+            start, stop = max(offset, first * chunk_size), min(offset + len(view), (first + count) * chunk_size)
+            if start < stop:
+                view[start - offset : stop - offset] = plain[start - first * chunk_size : stop - first * chunk_size]
         except LoadFailure as failure:
             name = places.readers[failure.reader].name
             raise Corrupt(f"{name} is damaged or unreadable at {failure.offset} (errno {failure.error})") from failure
         finally:
             self._windows.put(window)
 
-    def _taken(self, window: Window, first: int, ids: bytes) -> dict[int, bytes]:
-        """Return the chunks of a loaded window from number `first` on, verified."""
+    def _verified(self, window: Window, first: int, ids: bytes) -> memoryview:
+        """Return the bytes of a loaded window from chunk number `first` on, once they are what their ids say."""
         chunk_size = self.chunk_size
         start = first - window.offset // chunk_size
         count = len(ids) // fmt.ID_SIZE
@@ -243,13 +260,7 @@ class StoredBase:
             wrong = next(i for i in range(count) if got[i * 32 : i * 32 + 32] != ids[i * 32 : i * 32 + 32])
             at = (first + wrong) * chunk_size
             raise Corrupt(f"the chunk at {at} of the disk's base does not match its id: its pack is damaged")
-        plain = window.plain
-        chunks = {}
-        for place in range(count):
-            at = (start + place) * chunk_size
-            chunk = chunks[first + place] = bytes(plain[at : at + chunk_size])
-            self._cache.put(ids[place * fmt.ID_SIZE : (place + 1) * fmt.ID_SIZE], chunk)
-        return chunks
+        return window.plain[start * chunk_size : (start + count) * chunk_size]
 
     def _look_again(self, places: Places) -> None:
         """Look up anew where chunks lie, unless another thread has since."""

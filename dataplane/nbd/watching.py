@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ class WatchedDevice:
         self._trace = trace
         self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()  # where one ends: (bytes read, warm up to)
         self._executor = ThreadPoolExecutor(THREADS, "read-ahead")
+        self._lock = threading.Lock()
+        self._reading = 0
 
     @property
     def size(self) -> int:
@@ -43,7 +46,13 @@ class WatchedDevice:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset`."""
-        self._device.read_into(offset, view)
+        with self._lock:
+            self._reading += 1
+        try:
+            self._device.read_into(offset, view)
+        finally:
+            with self._lock:
+                self._reading -= 1
 
     def read_cached(self, offset: int, view: memoryview) -> bool:
         """Fill `view` when that takes no wait, and tell whether it did; every read of a client begins here."""
@@ -84,7 +93,8 @@ class WatchedDevice:
             self._trace.note(offset, length)
         read, warm_end = self._streams.pop(offset, (0, 0))
         read, end = read + length, offset + length
-        if read >= SEQUENTIAL_SIZE:
+        # Who asks for more before the last answer reads ahead by itself.
+        if read >= SEQUENTIAL_SIZE and not self._reading:
             warm_end = max(warm_end, end)
             while warm_end < min(end + AHEAD_SIZE, self._device.size):
                 self._executor.submit(self._warm, warm_end, STEP_SIZE)

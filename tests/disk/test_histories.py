@@ -197,4 +197,4 @@ def test_histories(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_many_histories(monkeypatch: pytest.MonkeyPatch) -> None:
-    run_histories(monkeypatch, examples=400, steps=50)
+    run_histories(monkeypatch, examples=100, steps=40)
