@@ -92,6 +92,30 @@ def rest(server: Serving) -> Rest:
     return Rest(server, server.ca)
 
 
+def test_disk_becomes_a_snapshot_over_http(rest: Rest) -> None:
+    wanted = {"folderId": "rest", "name": "d", "zoneId": "z", "size": "16777216", "typeId": "network-ssd"}
+    created = rest("POST", "/compute/v1/disks", wanted)
+    assert created.status == 200, created.text
+    disk_id = created.json["metadata"]["diskId"]
+    disk = rest("GET", f"/compute/v1/disks/{disk_id}").json
+    assert disk == {key: value for key, value in created.json["response"].items() if key != "@type"}
+    assert (disk["size"], disk["blockSize"], disk["status"]) == ("16777216", "4096", "READY")
+    grown = rest("PATCH", f"/compute/v1/disks/{disk_id}", {"updateMask": "size", "size": "33554432"})
+    assert grown.json["response"]["size"] == "33554432"
+    started = rest("POST", "/compute/v1/snapshots", {"folderId": "rest", "diskId": disk_id}).json
+    assert started["metadata"]["diskId"] == disk_id
+    done = rest.ended(started["id"])
+    assert (done["response"]["diskSize"], done["response"]["sourceDiskId"]) == ("33554432", disk_id)
+    listed = rest("GET", "/compute/v1/snapshots?folderId=rest&orderBy=diskSize").json
+    assert [one["id"] for one in listed["snapshots"]] == [started["metadata"]["snapshotId"]]
+    moved = rest("POST", f"/compute/v1/disks/{disk_id}:move", {"destinationFolderId": "x"})
+    assert (moved.status, moved.json["code"]) == (501, 12)
+    assert rest("DELETE", f"/compute/v1/disks/{disk_id}").json["done"] is True
+    wrong = rest("POST", "/compute/v1/disks", wanted | {"size": "5"})
+    assert wrong.status == 400
+    assert {found["field"] for found in wrong.json["details"][0]["fieldViolations"]} == {"size"}
+
+
 def test_image_lives_and_dies_over_http(rest: Rest, web: Web) -> None:
     uri = web.add("/rest.raw", bytes(5 * MIB) + b"x" * MIB)
     wanted = {"folderId": "rest", "name": "one", "labels": {"a": "b"}, "minDiskSize": "8388608", "uri": uri}
