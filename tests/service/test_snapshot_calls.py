@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import disk_pb2, image_pb2, snapshot_pb2
+from service._pb.yandex.cloud.compute.v1 import disk_service_pb2 as disks
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshots
@@ -284,3 +285,22 @@ def test_quota_of_image_bytes_holds_for_images_of_disks(limited: Callable[..., C
     control.create(disk_id=disk.id)
     control.succeed(control.claimed())
     assert refused(lambda: control.create(disk_id=disk.id))[0] is Code.RESOURCE_EXHAUSTED
+
+
+def test_repeated_calls_give_the_same_operation(control: ControlPlane) -> None:
+    disk = created(control)
+    found = taken(control, disk.id)
+    calls: list[tuple[Any, Any]] = [
+        (control.snapshots.Update, snapshots.UpdateSnapshotRequest(snapshot_id=found.id, name="a")),
+        (control.snapshots.Delete, snapshots.DeleteSnapshotRequest(snapshot_id=found.id)),
+        (control.snapshots.Create, snapshots.CreateSnapshotRequest(folder_id="f1", disk_id=disk.id)),
+        (control.disks.Update, disks.UpdateDiskRequest(disk_id=disk.id, name="b")),
+        (control.disks.SetAccessBindings, access.SetAccessBindingsRequest(resource_id=disk.id)),
+    ]
+    for call, request in calls:
+        key = (*TOKEN, ("idempotency-key", type(request).__name__))
+        assert call(request, metadata=key) == call(request, metadata=key)
+    control.succeed(control.claimed())
+    assert control.claim() is None
+    gone, key = disks.DeleteDiskRequest(disk_id=disk.id), (*TOKEN, ("idempotency-key", "gone"))
+    assert control.disks.Delete(gone, metadata=key) == control.disks.Delete(gone, metadata=key)
