@@ -18,7 +18,7 @@ REQUESTS_MAX = 64
 IN_FLIGHT_SIZE_MAX = 2 * nbd.PAYLOAD_SIZE_MAX
 """Bytes of data that those may have together."""
 
-INLINE_SIZE_MAX = 1 << 18
+INLINE_SIZE_MAX = 1 << 16
 """Reads of so many bytes are answered at once when all of it is in memory; copying more would keep others waiting."""
 
 SPANS_MAX = 512

@@ -47,6 +47,7 @@ class WatchedDevice:
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset`."""
         with self._lock:
+            self._note(offset, len(view))
             self._reading += 1
         try:
             self._device.read_into(offset, view)
@@ -55,9 +56,12 @@ class WatchedDevice:
                 self._reading -= 1
 
     def read_cached(self, offset: int, view: memoryview) -> bool:
-        """Fill `view` when that takes no wait, and tell whether it did; every read of a client begins here."""
-        self._note(offset, len(view))
-        return self._device.read_cached(offset, view)
+        """Fill `view` when that takes no wait, and tell whether it did; if not, ``read_into`` is what follows."""
+        found = self._device.read_cached(offset, view)
+        if found:
+            with self._lock:
+                self._note(offset, len(view))
+        return found
 
     def extents(self, offset: int, length: int) -> Iterator[Span]:
         """Yield the runs that make up a range."""
@@ -88,7 +92,7 @@ class WatchedDevice:
         self._executor.shutdown(cancel_futures=True)
 
     def _note(self, offset: int, length: int) -> None:
-        """Note a read; always called by the same thread."""
+        """Note a read; the lock is held."""
         if self._trace is not None:
             self._trace.note(offset, length)
         read, warm_end = self._streams.pop(offset, (0, 0))
