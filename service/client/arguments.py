@@ -12,10 +12,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     common = _common()
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    create = actions.add_parser("create", parents=[common], help="make an image from a URL or another image")
+    create = actions.add_parser(
+        "create", parents=[common], help="make an image from a URL or from what is there"
+    )
     source = create.add_mutually_exclusive_group(required=True)
     source.add_argument("--uri", metavar="URL", help="http or https URL of a disk image")
     source.add_argument("--image", metavar="ID", help="an image of this folder, or of another one that you may see")
+    source.add_argument("--snapshot", metavar="ID", help="a snapshot likewise")
+    source.add_argument("--disk", metavar="ID", help="a disk likewise, as it is now")
     create.add_argument("--folder", required=True, metavar="ID")
     create.add_argument("--name", default="", help="unique in the folder; may be left out")
     create.add_argument("--description", default="")

@@ -60,10 +60,10 @@ def _create(connection: Connection, args: argparse.Namespace) -> int:
         min_disk_size=_size(args.min_disk_size),
         product_ids=args.product,
     )
-    if args.uri is not None:
-        request.uri = args.uri
-    else:
-        request.image_id = args.image
+    sources = {"uri": args.uri, "image_id": args.image, "snapshot_id": args.snapshot, "disk_id": args.disk}
+    for field, given in sources.items():
+        if given is not None:
+            setattr(request, field, given)
     if args.os is not None:
         request.os.type = image_pb2.Os.Type.Value(args.os.upper())
     key = (("idempotency-key", args.key),) if args.key else ()

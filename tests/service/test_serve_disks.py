@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshots
 from service._pb.yandex.cloud.operation import operation_pb2
 from tests.disks import MIB, disk_bytes
-from tests.service.serving import Serving, serve
+from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
 
 SIZE = 16 * MIB
@@ -78,6 +80,14 @@ def image_of(server: Serving, **source: Any) -> image_pb2.Image:
     return image
 
 
+def from_client(server: Serving, *source: str) -> image_pb2.Image:
+    """Make an image with the command-line client."""
+    address = ("--endpoint", server.endpoint, "--ca", str(server.ca), "--token", "t")
+    command = [*DATAPLANE, "image", "create", *address, "--folder", "f1", *source, "--wait", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return server.images.Get(images.GetImageRequest(image_id=json.loads(done.stdout)["id"]))
+
+
 def changed(before: bytes, disk: Disk, seed: int) -> bytes:
     """Write here and there; return what the disk holds then."""
     rnd, now = random.Random(seed), bytearray(before)
@@ -104,7 +114,7 @@ def test_disk_in_use_becomes_snapshots_and_images(tmp_path: Path, web: Web) -> N
             second = changed(first, opened, 1)
             taken = snapshot_of(server, disk.id)
             third = changed(second, opened, 2)
-            made = image_of(server, disk_id=disk.id)
+            made = from_client(server, "--disk", disk.id)
             fourth = changed(third, opened, 3)
             with pytest.raises(grpc.RpcError, match="in use"):
                 server.disks.Delete(disks.DeleteDiskRequest(disk_id=disk.id))
