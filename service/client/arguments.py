@@ -12,9 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     common = _common()
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    create = actions.add_parser(
-        "create", parents=[common], help="make an image from a URL or from what is there"
-    )
+    create = actions.add_parser("create", parents=[common], help="make an image from a URL or from what is there")
     source = create.add_mutually_exclusive_group(required=True)
     source.add_argument("--uri", metavar="URL", help="http or https URL of a disk image")
     source.add_argument("--image", metavar="ID", help="an image of this folder, or of another one that you may see")
