@@ -13,7 +13,6 @@ import grpc
 import uvicorn
 
 from dataplane.errors import IoFailed
-from service.certificates import CertificateWatch
 from service.config import Address
 from service.log import get_logger
 from service.registration import FILES
@@ -24,6 +23,7 @@ from service.transport import Transport
 CONCURRENCY_MAX = 512
 START_TIMEOUT_S = 10.0
 DRAIN_S = 3
+LOOK_S = 1.0
 
 log = get_logger(__name__)
 
@@ -41,21 +41,21 @@ class RestListener:
         self._socket = _bound(listen)
         self.bound = Address(listen.host, self._socket.getsockname()[1])
         self._server = uvicorn.Server(self._config())
-        context = self._server.config.ssl
-        self._watch = CertificateWatch(context, transport) if context is not None else None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="rest", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._server.run, args=([self._socket],), name="rest", daemon=True),
+            threading.Thread(target=self._watch_certificate, name="rest-certificate", daemon=True),
+        ]
 
     def start(self) -> None:
         """Serve. Raises IoFailed when that does not begin."""
-        self._thread.start()
-        if self._watch is not None:
-            self._watch.start()
+        for thread in self._threads:
+            thread.start()
         for _ in range(int(START_TIMEOUT_S / 0.02)):
             if self._server.started:
                 log.info("rest served", address=str(self.bound))
                 return
-            if self._stopping.wait(0.02) or not self._thread.is_alive():
+            if self._stopping.wait(0.02) or not self._threads[0].is_alive():
                 break
         raise IoFailed(f"the REST listener on {self.bound} does not start")
 
@@ -63,10 +63,9 @@ class RestListener:
         """Let calls end, for 3 seconds at most, and close."""
         self._stopping.set()
         self._server.should_exit = True
-        if self._watch is not None:
-            self._watch.stop()
-        if self._thread.ident is not None:
-            self._thread.join(DRAIN_S + 5)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(DRAIN_S + 5)
         self._channel.close()
         self._socket.close()
         self._folder.cleanup()
@@ -97,6 +96,21 @@ class RestListener:
         if self._transport.client_ca_path is not None:
             options |= {"ssl_ca_certs": str(self._transport.client_ca_path), "ssl_cert_reqs": ssl.CERT_REQUIRED}
         return options
+
+    def _watch_certificate(self) -> None:
+        """Use a new certificate for new connections."""
+        context = self._server.config.ssl
+        if context is None:
+            return
+        before = self._transport.certificate()
+        while not self._stopping.wait(LOOK_S):
+            now = self._transport.certificate()
+            if now != before:
+                try:
+                    context.load_cert_chain(self._transport.cert_path, self._transport.key_path)
+                    before = now
+                except (OSError, ssl.SSLError) as error:  # half replaced: tried again
+                    log.warning("certificate not read again", reason=str(error))
 
 
 def _bound(listen: Address) -> socket.socket:
