@@ -17,6 +17,7 @@ from service._pb.yandex.cloud.access import access_pb2 as access
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2, image_pb2
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
+from service.memo import Memo
 from service.model import (
     PARKED,
     AccessBinding,
@@ -217,6 +218,16 @@ def bindings_result(changes: Iterable[BindingChange]) -> access.AccessBindingsOp
         action = access.AccessBindingAction.ADD if change.added else access.AccessBindingAction.REMOVE
         result.effective_deltas.add(action=action, access_binding=access_binding_message(change.binding))
     return result
+
+
+MESSAGES_MAX = 512
+"""Messages of images, and of operations, that are kept together with the rows they were made of."""
+
+shared_image_message = Memo(image_message, size=MESSAGES_MAX)
+"""The same as `image_message`, for images that are read again and again. What it returns is not to be changed."""
+
+shared_operation_message = Memo(operation_message, size=MESSAGES_MAX)
+"""The same as `operation_message`, for operations that are polled. What it returns is not to be changed."""
 
 
 def timestamp(time_us: int) -> timestamp_pb2.Timestamp:

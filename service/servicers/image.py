@@ -33,7 +33,7 @@ class ImageServicer(services.ImageServiceServicer):
     def Get(self, request: messages.GetImageRequest, context: grpc.ServicerContext) -> image_pb2.Image:
         """Return one image."""
         validation.check(request)
-        return convert.image_message(self._images.get(request.image_id, caller()))
+        return convert.shared_image_message(self._images.get(request.image_id, caller()))
 
     def GetLatestByFamily(
         self, request: messages.GetImageLatestByFamilyRequest, context: grpc.ServicerContext
