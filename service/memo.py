@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,7 +22,7 @@ class Memo(Generic[T, R]):
 
     def __call__(self, value: T) -> R:
         """Return what `make` makes of `value`, or has made of it."""
-        return cast(R, self._made(_Same(value)))
+        return self._made(_Same(value))
 
 
 class _Same:
