@@ -20,6 +20,7 @@ from service.identity.modes import AnyAuthenticator
 from service.images import Images
 from service.interceptors import CallInterceptor, Ended
 from service.operations.use_cases import Operations
+from service.quick_pool import QuickPool
 from service.servicers.endpoint import ApiEndpointServicer
 from service.servicers.iam_token import IamTokenServicer
 from service.servicers.image import ImageServicer
@@ -53,7 +54,7 @@ def new_grpc_server(
 
     `ended` is told of every call; `before` are interceptors around that one.
     """
-    quick = ThreadPoolExecutor(QUICK_THREADS, thread_name_prefix="quick")
+    quick = QuickPool(QUICK_THREADS, "quick")
     return grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
         interceptors=[*before, CallInterceptor(authenticator, ended, dict.fromkeys(QUICK, quick))],
