@@ -19,6 +19,7 @@ from service._pb.yandex.cloud.compute.v1 import disk_service_pb2 as disks
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshots
 from service._pb.yandex.cloud.operation import operation_pb2
+from service.memo import Memo
 from service.model import (
     BLOCK_SIZE_DEFAULT,
     DISK_TYPE_DEFAULT,
@@ -320,6 +321,13 @@ def bindings_result(changes: Iterable[BindingChange]) -> access.AccessBindingsOp
         action = access.AccessBindingAction.ADD if change.added else access.AccessBindingAction.REMOVE
         result.effective_deltas.add(action=action, access_binding=access_binding_message(change.binding))
     return result
+
+
+MESSAGES_MAX = 512
+"""Messages of one kind that are kept together with the rows they were made of."""
+
+shared_operation_message = Memo(operation_message, size=MESSAGES_MAX)
+"""The same as `operation_message`, for operations that are polled. What it returns is not to be changed."""
 
 
 def timestamp(time_us: int) -> timestamp_pb2.Timestamp:

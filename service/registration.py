@@ -30,6 +30,7 @@ from service._pb.yandex.cloud.operation import operation_service_pb2, operation_
 from service.identity.modes import AnyAuthenticator
 from service.interceptors import CallInterceptor, Ended
 from service.kinds import DISK, IMAGE, SNAPSHOT
+from service.quick_pool import QuickPool
 from service.servicers.disk import DiskServicer
 from service.servicers.disk_export import DiskExportServicer
 from service.servicers.endpoint import ApiEndpointServicer
@@ -41,6 +42,12 @@ from service.servicers.snapshot import SnapshotServicer
 from service.use_cases import UseCases
 
 THREADS = 24
+QUICK = ("yandex.cloud.compute.v1.ImageService/Get", "yandex.cloud.operation.OperationService/Get")
+"""Methods that read one row and wait for nobody. They come most often, and have threads of their own."""
+
+QUICK_THREADS = 2
+"""Few, so that they find the next call waiting when they are done with one: waking a thread costs as much as a Get."""
+
 CALLS_MAX = 512
 """Calls that are served or wait for a thread; more are refused with RESOURCE_EXHAUSTED, which SDKs retry."""
 
@@ -64,9 +71,10 @@ def new_grpc_server(
 
     `ended` is told of every call; `before` are interceptors around that one.
     """
+    quick = QuickPool(QUICK_THREADS, "quick")
     return grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
-        interceptors=[*before, CallInterceptor(authenticator, ended)],
+        interceptors=[*before, CallInterceptor(authenticator, ended, dict.fromkeys(QUICK, quick))],
         options=[("grpc.so_reuseport", 0)],  # a second server on the same port is a mistake
         maximum_concurrent_rpcs=CALLS_MAX,
     )

@@ -71,6 +71,11 @@ def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--endpoint", required=True, metavar="HOST:PORT", help="address of the server")
     common.add_argument("--ca", metavar="FILE", help="certificate of the authority to trust; default: the system's")
+    common.add_argument("--client-cert", metavar="FILE", help="certificate to show to a server that asks for one")
+    common.add_argument("--client-key", metavar="FILE", help="private key of that certificate")
+    common.add_argument(
+        "--plaintext", action="store_true", help="speak without TLS; tokens are sent to this machine only then"
+    )
     common.add_argument("--token", help=f"bearer token; default: ${TOKEN_VARIABLE}")
     common.add_argument("--json", action="store_true", help="print JSON with integers of bytes")
     return common

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from dataplane import NbdServer
 from dataplane.errors import IoFailed
-from service.certificates import CertificateWatch, server_context
 from service.config import Address
 from service.log import get_logger
 from service.nbd.exports import TokenExports
 from service.nbd.holder import Holder
 from service.nbd.open_disks import OpenDisks
 from service.nbd.tokens import ExportTokens
+from service.rest.renewed_context import RenewedContext
 from service.transport import Transport
 
 T = TypeVar("T")
@@ -38,8 +38,7 @@ class NbdListener:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nbd", daemon=True)
         self._thread.start()
-        context = None if transport.plaintext else server_context(transport)
-        self._watch = CertificateWatch(context, transport) if context is not None else None
+        context = None if transport.plaintext else RenewedContext(transport)
         self.tls = context is not None
         self._server = NbdServer(TokenExports(tokens, disks), tls=context, report=_report)
         try:
@@ -48,14 +47,10 @@ class NbdListener:
             self._end()
             raise
         self.bound = Address(listen.host, addresses[0][1])
-        if self._watch is not None:
-            self._watch.start()
         log.info("nbd served", address=str(self.bound))
 
     def stop(self) -> None:
         """Let requests under way end, disconnect everybody, and close the disks."""
-        if self._watch is not None:
-            self._watch.stop()
         self._run(self._server.close(), STOP_TIMEOUT_S)
         self._run(self._loop.shutdown_default_executor(), STOP_TIMEOUT_S)
         self._holder.stop()

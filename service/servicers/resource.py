@@ -14,6 +14,7 @@ from service._pb.yandex.cloud.operation import operation_pb2
 from service.bindings import Bindings
 from service.interceptors import caller
 from service.kinds import Kind
+from service.memo import Memo
 from service.model import S
 from service.operations.use_cases import Operations
 from service.origin import origin_of
@@ -31,11 +32,12 @@ class ResourceServicer(Generic[S]):
         self._all = resources
         self._bindings = bindings
         self._operations = operations
+        self._shared_message = Memo(self.kind.message, size=convert.MESSAGES_MAX)  # read again and again, never changed
 
     def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return one."""
         validation.check(request)
-        return self.kind.message(self._all.get(self._id(request), caller()))
+        return self._shared_message(self._all.get(self._id(request), caller()))
 
     def List(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return one page of what a folder has."""

@@ -31,7 +31,7 @@ from tests.postgres import chosen_database
 T = TypeVar("T")
 
 DATAPLANE = [sys.executable, "-m", "dataplane.cli.main"]
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
 
 
 class Serving:
@@ -144,7 +144,7 @@ class Serving:
         """Say True when no import has files of its own in the store."""
         return None if any(name.startswith("tmp/") for name in self.files()) else True
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 120) -> int:
         """Send a signal and return the exit code."""
         self.channel.close()
         if self.process.poll() is None:

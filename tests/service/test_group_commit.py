@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 
 from dataplane.errors import NoSpace, NotFound
 from service.catalog.database import Database
+from service.faults import Busy
 
 TABLE = sa.Table("t", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True))
 
@@ -109,3 +111,28 @@ def test_change_within_a_change_is_refused_and_so_is_one_after_the_end(database:
     database.close()
     with pytest.raises(RuntimeError, match="closed"):
         database.write(insert(1))
+
+
+def test_lock_of_another_process_is_waited_for(database: Database, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "c.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(database.write, lambda tx: tx.execute(sa.insert(TABLE).values(n=1)))
+        time.sleep(0.2)
+        assert not waiting.done()
+        other.execute("COMMIT")
+        waiting.result(30)
+    other.close()
+    assert numbers(database) == [1]
+
+
+def test_lock_that_is_never_let_go_is_busy(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.catalog.database.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("service.catalog.database.ATTEMPTS_MAX", 2)
+    other = sqlite3.connect(tmp_path / "c.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Busy):
+        database.write(lambda tx: tx.execute(sa.insert(TABLE).values(n=1)))
+    other.close()
+    database.write(lambda tx: tx.execute(sa.insert(TABLE).values(n=2)))
+    assert numbers(database) == [2]

@@ -150,3 +150,23 @@ def test_connections_are_used_again_and_closed_with_the_database(at_path: tuple[
     database.close()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")
+
+
+def test_unchanged_rows_are_not_read_again(at_path: tuple[Database, Path]) -> None:
+    database, path = at_path
+    added(database, "one")
+    added(database, "two", spec=replace(SPEC, name="two"))
+    first = IMAGES.look_up(database.lookup, "one")
+    assert first is not None
+    assert IMAGES.look_up(database.lookup, "one") is first
+    other = sqlite3.connect(path)  # as another process
+    other.execute("UPDATE images SET description = 'new' WHERE id = 'one'")
+    other.commit()
+    changed = IMAGES.look_up(database.lookup, "one")
+    assert changed is not None
+    assert changed.spec.description == "new"
+    other.execute("DELETE FROM images WHERE id = 'one'")
+    other.commit()
+    other.close()
+    assert IMAGES.look_up(database.lookup, "one") is None
+    assert IMAGES.look_up(database.lookup, "two") is not None
