@@ -87,6 +87,7 @@ def test_reader_may_not_write(server: Serving) -> None:
     disk = disk_of(server)
     attempt = run("nbdcopy", "-", url(server, export(server, disk.id, read_only=True)), data=b"x" * 4096)
     assert attempt.returncode != 0
+    wait_until_closed(server)
     assert content(server, disk.id).count(0) == disk.size
 
 
@@ -104,6 +105,11 @@ def connected(server: Serving, found: exports.DiskExport) -> Iterator[None]:
         yield
     finally:
         client.communicate(b"quit\n", timeout=60)
+    wait_until_closed(server)
+
+
+def wait_until_closed(server: Serving) -> None:
+    """Return once the server has no disk open."""
     server.until(lambda: True if opened(server) == opened(server, "closed") else None, timeout_s=60)
 
 
@@ -122,7 +128,7 @@ def test_connected_disk_is_frozen_grown_and_not_deleted(server: Serving) -> None
         server.disks.Update(disks.UpdateDiskRequest(disk_id=disk.id, size=2 * disk.size))
     assert content(server, disk_of(server, snapshot_id=taken.id).id)[: MIB + 1] == b"\7" * MIB + b"\0"
     assert run("nbdinfo", "--size", url(server, found)).stdout.strip() == str(2 * disk.size).encode()
-    server.until(lambda: True if opened(server) == opened(server, "closed") else None, timeout_s=60)
+    wait_until_closed(server)
     assert server.disks.Delete(disks.DeleteDiskRequest(disk_id=disk.id)).done
 
 
