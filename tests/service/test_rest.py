@@ -14,6 +14,7 @@ import pytest
 
 from service import dev_tls
 from service.registration import FILES
+from tests.service.certificates import client_identity
 from tests.service.serving import Serving, serve
 from tests.service.web import Web, serving
 
@@ -42,7 +43,9 @@ class Answer:
 class Rest:
     """A client of the HTTP mapping."""
 
-    def __init__(self, server: Serving, ca: Path) -> None:
+    def __init__(self, server: Serving, ca: Path, client: Path | None = None) -> None:
+        """`client` is a folder with a certificate to show."""
+        self.client = client
         event = server.until(lambda: next((e for e in server.events() if e["event"] == "rest served"), None))
         host, _, port = event["address"].rpartition(":")
         self.address = (host, int(port))
@@ -51,6 +54,8 @@ class Rest:
 
     def __call__(self, verb: str, path: str, body: Any = None, *, token: str | None = "t", **headers: str) -> Answer:
         context = ssl.create_default_context(cafile=str(self.ca))
+        if self.client is not None:
+            context.load_cert_chain(self.client / "server.pem", self.client / "server.key")
         connection = http.client.HTTPSConnection(*self.address, timeout=30, context=context)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if token is not None:
@@ -299,3 +304,29 @@ def test_http_asks_for_a_client_certificate_too(tmp_path: Path) -> None:
         rest = Rest(server, tmp_path / "server/ca.pem")
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             rest("GET", "/endpoints", token=None)
+
+
+def test_authority_of_clients_is_replaced_without_a_restart(tmp_path: Path) -> None:
+    dev_tls.ensure(tmp_path / "server")
+    for name in ("old", "new"):
+        client_identity(tmp_path / name)
+    authority = tmp_path / "clients.pem"
+    authority.write_bytes((tmp_path / "old/ca.pem").read_bytes())
+    flags = [
+        *("--auth", "none", "--rest-listen", "127.0.0.1:0", "--tls-client-ca", str(authority)),
+        *("--tls-cert", str(tmp_path / "server/server.pem"), "--tls-key", str(tmp_path / "server/server.key")),
+    ]
+    plain: Any = {"flags": flags, "credentials": grpc.ssl_channel_credentials(), "token": None}
+    with serve(tmp_path / "data", workers=1, **plain) as server:
+        old, new = (Rest(server, tmp_path / "server/ca.pem", tmp_path / name) for name in ("old", "new"))
+
+        def answers(rest: Rest) -> int:
+            try:
+                return rest("GET", "/endpoints", token=None).status
+            except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+                return 0
+
+        assert (answers(old), answers(new)) == (200, 0)
+        authority.write_bytes((tmp_path / "new/ca.pem").read_bytes())
+        assert server.until(lambda: answers(new) or None, 60) == 200
+        assert answers(old) == 0

@@ -30,7 +30,7 @@ def position(control: ControlPlane, operation_id: str) -> int:
 
 
 def test_one_folder_does_not_starve_another(control: ControlPlane) -> None:
-    for _ in range(40):
+    for _ in range(500):
         control.create(folder_id="crowd")
     alone = control.create(folder_id="alone")
     first, second = control.claimed(), control.claimed()
