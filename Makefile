@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow lint bench fuzz clean
+.PHONY: help setup demo demo-boot test test-slow lint bench fuzz clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -20,6 +20,9 @@ setup:  ## install what is missing: Debian packages, .venv, the project with its
 
 demo: setup  ## a real disk behind a URL becomes an image, through gRPC (about a minute)
 	@$(BIN)/python -m benchmarks.demo
+
+demo-boot: setup  ## an image boots over NBD, is written to, and is an image again (about two minutes)
+	@$(BIN)/python -m benchmarks.demo_boot
 
 test: lint  ## what has to pass before a change lands: lint and every test that is not slow
 	@$(BIN)/python -m pytest -q -m "not slow"

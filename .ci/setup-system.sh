@@ -6,8 +6,9 @@ packages=(
     gcc libc6-dev python3-dev python3-venv          # the kernels are compiled, into a virtual environment
     libxxhash-dev libzstd-dev libdeflate-dev        # headers that setup.py looks for
     libseccomp2                                     # workers filter their system calls with it
-    qemu-utils e2fsprogs                            # the demo and the tests make disks, and let qemu-img judge them
+    qemu-utils libnbd-bin e2fsprogs                 # the demo and the tests make disks, and let qemu-img judge them
     postgresql                                      # the tests: a ledger and catalogue outside of SQLite
+    qemu-system-x86 busybox-static cpio             # the tests and demo-boot: a machine that boots from an image
     mount xz-utils zstd bzip2 lz4 strace            # the tests: loop devices, wrappers to be refused, kills of repair
     xfsprogs                                        # the tests: power cuts on a file system of their own
     valgrind                                        # the tests: instructions that kernels take

@@ -24,6 +24,18 @@ Grants = Mapping[str, frozenset[str]]
 """Folder id to the actions permitted in it; the id `*` stands for every folder."""
 
 
+class Verb(StrEnum):
+    """What can be done to images, disks and snapshots."""
+
+    GET = "get"
+    LIST = "list"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    LIST_ACCESS = "listAccess"
+    SET_ACCESS = "setAccess"
+
+
 class Action(StrEnum):
     """What a policy can permit in a folder."""
 
@@ -34,8 +46,27 @@ class Action(StrEnum):
     IMAGES_DELETE = "images.delete"
     IMAGES_LIST_ACCESS = "images.listAccess"
     IMAGES_SET_ACCESS = "images.setAccess"
+    DISKS_GET = "disks.get"
+    DISKS_LIST = "disks.list"
+    DISKS_CREATE = "disks.create"
+    DISKS_UPDATE = "disks.update"
+    DISKS_DELETE = "disks.delete"
+    DISKS_LIST_ACCESS = "disks.listAccess"
+    DISKS_SET_ACCESS = "disks.setAccess"
+    SNAPSHOTS_GET = "snapshots.get"
+    SNAPSHOTS_LIST = "snapshots.list"
+    SNAPSHOTS_CREATE = "snapshots.create"
+    SNAPSHOTS_UPDATE = "snapshots.update"
+    SNAPSHOTS_DELETE = "snapshots.delete"
+    SNAPSHOTS_LIST_ACCESS = "snapshots.listAccess"
+    SNAPSHOTS_SET_ACCESS = "snapshots.setAccess"
     OPERATIONS_GET = "operations.get"
     OPERATIONS_CANCEL = "operations.cancel"
+
+
+def actions_of(resources: str) -> Mapping[Verb, Action]:
+    """Return the action of each verb for `resources`, such as ``images``."""
+    return {verb: Action(f"{resources}.{verb}") for verb in Verb}
 
 
 ALL_ACTIONS = frozenset(map(str, Action))

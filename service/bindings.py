@@ -1,4 +1,4 @@
-"""Use cases of access bindings: who has which role on an image. Changes are operations that are done at once."""
+"""Use cases of access bindings: who has which role on a resource. Changes are operations that are done at once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from service import convert
-from service.auth import Action, Caller
+from service.auth import Caller, Verb
 from service.catalog import binding_rows, operation_rows
 from service.catalog.database import Database
 from service.faults import InvalidRequest, Violation
+from service.kinds import Kind
 from service.listing import PAGE_SIZE_DEFAULT, not_issued
 from service.model import AccessBinding, BindingChange, Operation, OperationKind
 from service.operations.beginning import new_operation
@@ -27,31 +29,32 @@ BINDINGS_MAX = 1000
 
 
 class Bindings:
-    """Access bindings of images, for callers whose requests have been checked."""
+    """Access bindings of one kind of resource, for callers whose requests have been checked."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, kind: Kind[Any], database: Database, sealer: Sealer) -> None:
+        self._kind = kind
         self._database = database
         self._changes = Changes(database, sealer)
 
     def page(
-        self, image_id: str, caller: Caller, *, page_size: int, page_token: str
+        self, resource_id: str, caller: Caller, *, page_size: int, page_token: str
     ) -> tuple[Sequence[AccessBinding], str]:
-        """Return one page of an image's bindings, and the token of the next page, empty at the end.
+        """Return one page of a resource's bindings, and the token of the next page, empty at the end.
 
         Raises NotFound, PermissionDenied, or InvalidRequest for a token that is none.
         """
         after = _after(page_token)
         limit = page_size or PAGE_SIZE_DEFAULT
         with self._database.read() as tx:
-            find(tx, image_id, caller, Action.IMAGES_LIST_ACCESS)
-            rows = binding_rows.page(tx, image_id, after=after, limit=limit + 1)
+            find(tx, self._kind, resource_id, caller, Verb.LIST_ACCESS)
+            rows = binding_rows.page(tx, resource_id, after=after, limit=limit + 1)
         return rows[:limit], _token(rows[limit - 1]) if len(rows) > limit else ""
 
-    def replace(self, image_id: str, bindings: Sequence[AccessBinding], origin: Origin) -> Operation:
-        """Make these the image's only bindings; the operation tells what that changed."""
+    def replace(self, resource_id: str, bindings: Sequence[AccessBinding], origin: Origin) -> Operation:
+        """Make these the resource's only bindings; the operation tells what that changed."""
         wanted = set(bindings)
         return self._change(
-            image_id,
+            resource_id,
             OperationKind.SET_ACCESS_BINDINGS,
             origin,
             lambda there: [
@@ -60,7 +63,7 @@ class Bindings:
             ],
         )
 
-    def update(self, image_id: str, changes: Sequence[BindingChange], origin: Origin) -> Operation:
+    def update(self, resource_id: str, changes: Sequence[BindingChange], origin: Origin) -> Operation:
         """Add and remove bindings in this order; the operation tells which of that changed anything."""
 
         def effective(there: set[AccessBinding]) -> list[BindingChange]:
@@ -71,30 +74,30 @@ class Bindings:
                     (now.add if change.added else now.discard)(change.binding)
             return found
 
-        return self._change(image_id, OperationKind.UPDATE_ACCESS_BINDINGS, origin, effective)
+        return self._change(resource_id, OperationKind.UPDATE_ACCESS_BINDINGS, origin, effective)
 
     def _change(
         self,
-        image_id: str,
+        resource_id: str,
         kind: OperationKind,
         origin: Origin,
         decide: Callable[[set[AccessBinding]], list[BindingChange]],
     ) -> Operation:
         def work(tx: Connection) -> Operation:
-            image = find(tx, image_id, origin.caller, Action.IMAGES_SET_ACCESS, lock=True)
-            before = binding_rows.everything(tx, image_id)
+            resource = find(tx, self._kind, resource_id, origin.caller, Verb.SET_ACCESS, lock=True)
+            before = binding_rows.everything(tx, resource_id)
             changes = decide(before)
             after = set(before)
             for change in changes:
                 (after.add if change.added else after.discard)(change.binding)
             if len(after) > BINDINGS_MAX:
-                problem = f"the image would have {len(after)} bindings, at most {BINDINGS_MAX} are allowed"
+                problem = f"the {self._kind.word} would have {len(after)} bindings, at most {BINDINGS_MAX} are allowed"
                 raise InvalidRequest([Violation("access_binding_deltas", problem)])
-            binding_rows.remove(tx, image_id, before - after)
-            binding_rows.add(tx, image_id, after - before)
+            binding_rows.remove(tx, resource_id, before - after)
+            binding_rows.add(tx, resource_id, after - before)
             response = convert.bindings_result(changes).SerializeToString()
             operation = new_operation(
-                kind, image_id=image_id, folder_id=image.spec.folder_id, origin=origin, response=response
+                kind, resource_id=resource_id, folder_id=resource.spec.folder_id, origin=origin, response=response
             )
             operation_rows.insert(tx, operation)
             return operation

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -157,12 +157,18 @@ class WorkConfig:
         """The folder of the store; its ledger's file holds the catalogue too."""
         return self.data_dir / "store"
 
+    @property
+    def disks_path(self) -> Path:
+        """The folder of the overlays of disks."""
+        return self.data_dir / "disks"
+
     def for_worker(self, owner: str) -> WorkerConfig:
         """Return what the process that is to work as `owner` is told."""
         loopback = ("localhost", "127.0.0.1", "[::1]") if self.dev else ()
         return WorkerConfig(
             data_dir=str(self.data_dir),
             store_path=str(self.store_path),
+            disks_path=str(self.disks_path),
             owner=owner,
             allow_source=(*self.allow_source, *loopback),
             allow_http=self.dev,
@@ -181,13 +187,16 @@ class ServeConfig(WorkConfig):
     tls: Tls = field(default_factory=Tls)
     quotas: Quotas = field(default_factory=Quotas)
     rest_listen: Address | None = None
+    nbd_listen: Address | None = None
+    nbd_cache: int = 128 << 20
     database: str | None = None  # None: a file in the store's folder
 
     def __post_init__(self) -> None:
         WorkConfig.__post_init__(self)
         if self.dev is not (self.auth.mode is AuthMode.DEV):
             raise UsageError("--dev is a way to check tokens of its own")
-        for flag, address in (("--listen", self.listen), ("--rest-listen", self.rest_listen)):
+        listeners = {"--listen": self.listen, "--rest-listen": self.rest_listen, "--nbd-listen": self.nbd_listen}
+        for flag, address in listeners.items():
             if address is not None and not address.is_loopback():
                 self._check_reachable(flag, address)
         if self.tls.cert is None and not self.dev and not self.tls.insecure:
@@ -222,6 +231,8 @@ class ServeConfig(WorkConfig):
             ),
             quotas=quotas_of(settings),
             rest_listen=_address(settings, "rest_listen"),
+            nbd_listen=_address(settings, "nbd.listen"),
+            nbd_cache=settings.number("nbd.cache") or 0,
             database=settings.text("database"),
         )
 
@@ -257,11 +268,7 @@ class Traces(StrEnum):
 
 def quotas_of(settings: Settings) -> Quotas:
     """Return the bounds of each folder; 0 is a bound too."""
-    return Quotas(
-        images=settings.number("quotas.images"),
-        bytes=settings.number("quotas.bytes"),
-        operations=settings.number("quotas.operations"),
-    )
+    return Quotas(**{quota.name: settings.number(f"quotas.{quota.name}") for quota in fields(Quotas)})
 
 
 def _address(settings: Settings, key: str) -> Address | None:
@@ -290,6 +297,7 @@ class WorkerConfig:
 
     data_dir: str
     store_path: str
+    disks_path: str
     owner: str
     allow_source: tuple[str, ...]
     allow_http: bool

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sqlalchemy.engine import Connection
 
-from dataplane import Store
+from dataplane import Store, release_pins
 
 
 class Contents(Protocol):
@@ -18,6 +18,10 @@ class Contents(Protocol):
 
     def let_go(self, tx: Connection, name: str) -> None:
         """Remove the pin `name`. Raises NotFound."""
+        ...
+
+    def let_go_disk(self, tx: Connection, disk_id: str) -> None:
+        """Remove the pins of a disk, if it has any."""
         ...
 
     def forget_kept(self, tx: Connection, operation_id: str) -> None:
@@ -38,6 +42,10 @@ class StoreContents:
     def let_go(self, tx: Connection, name: str) -> None:
         """Remove the pin `name`. Raises NotFound."""
         self._store.unpin(name, connection=tx.connection.driver_connection)
+
+    def let_go_disk(self, tx: Connection, disk_id: str) -> None:
+        """Remove the pins of a disk, if it has any: that of its base, and of the base that a snapshot gives it."""
+        release_pins(self._store, disk_id, connection=tx.connection.driver_connection)
 
     def forget_kept(self, tx: Connection, operation_id: str) -> None:
         """Give up the checkpoints of an operation."""

@@ -14,19 +14,29 @@ from google.rpc import status_pb2
 
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.access import access_pb2 as access
-from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2, image_pb2
+from service._pb.yandex.cloud.compute.v1 import disk_pb2, hardware_generation_pb2, image_pb2, snapshot_pb2
+from service._pb.yandex.cloud.compute.v1 import disk_service_pb2 as disks
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
+from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshots
 from service._pb.yandex.cloud.operation import operation_pb2
+from service.memo import Memo
 from service.model import (
+    BLOCK_SIZE_DEFAULT,
+    DISK_TYPE_DEFAULT,
     PARKED,
     AccessBinding,
     BindingChange,
+    Content,
+    Disk,
+    DiskSpec,
     Image,
-    ImageContent,
     ImageSpec,
     Json,
     Operation,
     OperationKind,
+    Resource,
+    Snapshot,
+    SnapshotSpec,
     disk_size_for,
 )
 
@@ -39,28 +49,50 @@ class _Shape:
     """What operations of one kind are called, and the messages they carry."""
 
     description: str
-    metadata: Callable[[str], Message]
+    metadata: Callable[[Operation], Message]
     response: type[Message]
+
+
+def _snapshot_metadata(operation: Operation) -> Message:
+    return snapshots.CreateSnapshotMetadata(snapshot_id=operation.resource_id, disk_id=operation.disk_id or "")
 
 
 _SHAPES = {
     OperationKind.CREATE_IMAGE: _Shape(
-        "Create image", lambda image_id: images.CreateImageMetadata(image_id=image_id), image_pb2.Image
+        "Create image", lambda its: images.CreateImageMetadata(image_id=its.resource_id), image_pb2.Image
     ),
     OperationKind.UPDATE_IMAGE: _Shape(
-        "Update image", lambda image_id: images.UpdateImageMetadata(image_id=image_id), image_pb2.Image
+        "Update image", lambda its: images.UpdateImageMetadata(image_id=its.resource_id), image_pb2.Image
     ),
     OperationKind.DELETE_IMAGE: _Shape(
-        "Delete image", lambda image_id: images.DeleteImageMetadata(image_id=image_id), empty_pb2.Empty
+        "Delete image", lambda its: images.DeleteImageMetadata(image_id=its.resource_id), empty_pb2.Empty
+    ),
+    OperationKind.CREATE_DISK: _Shape(
+        "Create disk", lambda its: disks.CreateDiskMetadata(disk_id=its.resource_id), disk_pb2.Disk
+    ),
+    OperationKind.UPDATE_DISK: _Shape(
+        "Update disk", lambda its: disks.UpdateDiskMetadata(disk_id=its.resource_id), disk_pb2.Disk
+    ),
+    OperationKind.DELETE_DISK: _Shape(
+        "Delete disk", lambda its: disks.DeleteDiskMetadata(disk_id=its.resource_id), empty_pb2.Empty
+    ),
+    OperationKind.CREATE_SNAPSHOT: _Shape("Create snapshot", _snapshot_metadata, snapshot_pb2.Snapshot),
+    OperationKind.UPDATE_SNAPSHOT: _Shape(
+        "Update snapshot",
+        lambda its: snapshots.UpdateSnapshotMetadata(snapshot_id=its.resource_id),
+        snapshot_pb2.Snapshot,
+    ),
+    OperationKind.DELETE_SNAPSHOT: _Shape(
+        "Delete snapshot", lambda its: snapshots.DeleteSnapshotMetadata(snapshot_id=its.resource_id), empty_pb2.Empty
     ),
     OperationKind.SET_ACCESS_BINDINGS: _Shape(
-        "Set access bindings of image",
-        lambda image_id: access.SetAccessBindingsMetadata(resource_id=image_id),
+        "Set access bindings",
+        lambda its: access.SetAccessBindingsMetadata(resource_id=its.resource_id),
         access.AccessBindingsOperationResult,
     ),
     OperationKind.UPDATE_ACCESS_BINDINGS: _Shape(
-        "Update access bindings of image",
-        lambda image_id: access.UpdateAccessBindingsMetadata(resource_id=image_id),
+        "Update access bindings",
+        lambda its: access.UpdateAccessBindingsMetadata(resource_id=its.resource_id),
         access.AccessBindingsOperationResult,
     ),
 }
@@ -76,45 +108,117 @@ _STAGES = {
 
 def image_spec(request: images.CreateImageRequest) -> ImageSpec:
     """Return what a valid request asks for. What it leaves open is for the source to say."""
-    hardware = request.hardware_generation if request.HasField("hardware_generation") else None
     return ImageSpec(
-        folder_id=request.folder_id,
-        name=request.name,
-        description=request.description,
-        labels=dict(request.labels),
-        family=request.family,
-        min_disk_size=request.min_disk_size,
+        **_common(request),
         product_ids=tuple(request.product_ids),
         os=_to_json(request.os),  # without its type when that is not given
+        family=request.family,
+        min_disk_size=request.min_disk_size,
         pooled=request.pooled,
-        hardware_generation=_to_json(hardware) if hardware is not None else None,
     )
+
+
+def disk_spec(request: disks.CreateDiskRequest) -> DiskSpec:
+    """Return what a valid request asks for, with the usual type and block size where it names none."""
+    return DiskSpec(
+        **_common(request),
+        product_ids=(),
+        os={},
+        type_id=request.type_id or DISK_TYPE_DEFAULT,
+        zone_id=request.zone_id,
+        size=request.size,
+        block_size=request.block_size or BLOCK_SIZE_DEFAULT,
+        disk_placement_policy=disk_placement_policy(request),
+        source_image_id=request.image_id,
+        source_snapshot_id=request.snapshot_id,
+    )
+
+
+def snapshot_spec(request: snapshots.CreateSnapshotRequest) -> SnapshotSpec:
+    """Return what a valid request asks for. What it leaves open is for the disk to say, its size above all."""
+    return SnapshotSpec(**_common(request), product_ids=(), os={}, source_disk_id=request.disk_id, disk_size=0)
+
+
+def disk_placement_policy(request: disks.CreateDiskRequest | disks.UpdateDiskRequest) -> Json | None:
+    """Return the placement policy of a request, None when it has none."""
+    return _to_json(request.disk_placement_policy) if request.HasField("disk_placement_policy") else None
+
+
+def _common(request: Any) -> dict[str, Any]:
+    """Return what all requests that create something have."""
+    has_hardware = request.HasField("hardware_generation")
+    return {
+        "folder_id": request.folder_id,
+        "name": request.name,
+        "description": request.description,
+        "labels": dict(request.labels),
+        "hardware_generation": _to_json(request.hardware_generation) if has_hardware else None,
+    }
 
 
 def image_message(image: Image) -> image_pb2.Image:
     """Return the image as the API shows it; sizes are 0 until it is READY."""
     spec = image.spec
     message = image_pb2.Image(
-        id=image.id,
-        folder_id=spec.folder_id,
-        created_at=timestamp(image.created_at_us),
-        name=spec.name,
-        description=spec.description,
-        labels=spec.labels,
+        **_fields(image),
+        status=image_pb2.Image.Status.ValueType(image.status),
         family=spec.family,
         min_disk_size=spec.min_disk_size,
-        product_ids=spec.product_ids,
-        status=image_pb2.Image.Status.ValueType(image.status),
         pooled=spec.pooled,
     )
     if spec.os:
         message.os.CopyFrom(_os(json.dumps(spec.os)))
-    if spec.hardware_generation is not None:
-        message.hardware_generation.CopyFrom(_hardware(json.dumps(spec.hardware_generation)))
     if image.content is not None:
         message.storage_size = image.content.storage_size
         message.size = disk_size_for(image.content.virtual_size)
     return message
+
+
+def disk_message(disk: Disk) -> disk_pb2.Disk:
+    """Return the disk as the API shows it."""
+    spec = disk.spec
+    message = disk_pb2.Disk(
+        **_fields(disk),
+        status=disk_pb2.Disk.Status.ValueType(disk.status),
+        type_id=spec.type_id,
+        zone_id=spec.zone_id,
+        size=spec.size,
+        block_size=spec.block_size,
+    )
+    if spec.disk_placement_policy is not None:
+        json_format.ParseDict(spec.disk_placement_policy, message.disk_placement_policy, ignore_unknown_fields=True)
+    if spec.source_image_id:
+        message.source_image_id = spec.source_image_id
+    if spec.source_snapshot_id:
+        message.source_snapshot_id = spec.source_snapshot_id
+    return message
+
+
+def snapshot_message(snapshot: Snapshot) -> snapshot_pb2.Snapshot:
+    """Return the snapshot as the API shows it; `storage_size` is 0 until it is READY."""
+    return snapshot_pb2.Snapshot(
+        **_fields(snapshot),
+        status=snapshot_pb2.Snapshot.Status.ValueType(snapshot.status),
+        storage_size=snapshot.content.storage_size if snapshot.content is not None else 0,
+        disk_size=snapshot.spec.disk_size,
+        source_disk_id=snapshot.spec.source_disk_id,
+    )
+
+
+def _fields(resource: Resource[Any]) -> dict[str, Any]:
+    """Return what messages of all resources have."""
+    spec = resource.spec
+    hardware = spec.hardware_generation
+    return {
+        "id": resource.id,
+        "folder_id": spec.folder_id,
+        "created_at": timestamp(resource.created_at_us),
+        "name": spec.name,
+        "description": spec.description,
+        "labels": spec.labels,
+        "product_ids": spec.product_ids,
+        "hardware_generation": _hardware(json.dumps(hardware)) if hardware is not None else None,
+    }
 
 
 def operation_message(operation: Operation) -> operation_pb2.Operation:
@@ -128,7 +232,7 @@ def operation_message(operation: Operation) -> operation_pb2.Operation:
         modified_at=timestamp(operation.modified_at_us),
         done=operation.done,
     )
-    message.metadata.Pack(shape.metadata(operation.image_id))
+    message.metadata.Pack(shape.metadata(operation))
     if operation.error is not None:
         message.error.CopyFrom(status_pb2.Status.FromString(operation.error))
     elif operation.response is not None:
@@ -136,9 +240,9 @@ def operation_message(operation: Operation) -> operation_pb2.Operation:
     return message
 
 
-def image_content(sizes: Sizes, root: bytes) -> ImageContent:
-    """Return what the catalogue keeps of an import's result."""
-    return ImageContent(
+def content(sizes: Sizes, root: bytes) -> Content:
+    """Return what the catalogue keeps of the result of an import, a copy or a snapshot."""
+    return Content(
         root=root,
         virtual_size=sizes.virtual_size,
         data_size=sizes.data_size,
@@ -151,10 +255,10 @@ def image_content(sizes: Sizes, root: bytes) -> ImageContent:
     )
 
 
-def sizes_message(image: Image, content: ImageContent) -> details.ImageSizes:
-    """Return every size of a READY image, in bytes."""
+def sizes_message(content: Content, **ids: str) -> details.ImageSizes:
+    """Return every size of a READY image or snapshot, in bytes; `ids` says of which."""
     return details.ImageSizes(
-        image_id=image.id,
+        **ids,
         root=content.root,
         virtual_size=content.virtual_size,
         data_size=content.data_size,
@@ -217,6 +321,13 @@ def bindings_result(changes: Iterable[BindingChange]) -> access.AccessBindingsOp
         action = access.AccessBindingAction.ADD if change.added else access.AccessBindingAction.REMOVE
         result.effective_deltas.add(action=action, access_binding=access_binding_message(change.binding))
     return result
+
+
+MESSAGES_MAX = 512
+"""Messages of one kind that are kept together with the rows they were made of."""
+
+shared_operation_message = Memo(operation_message, size=MESSAGES_MAX)
+"""The same as `operation_message`, for operations that are polled. What it returns is not to be changed."""
 
 
 def timestamp(time_us: int) -> timestamp_pb2.Timestamp:

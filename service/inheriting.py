@@ -1,15 +1,15 @@
-"""What an image takes over from the one it is made from, where the request leaves it open."""
+"""What a resource takes over from the one it is made from, where the request leaves it open."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from service.model import ImageSpec, Json
+from service.model import Json, S, Spec
 
 LINUX: Json = {"type": "LINUX"}
 
 
-def inherit(spec: ImageSpec, source: ImageSpec | None) -> ImageSpec:
+def inherit(spec: S, source: Spec | None) -> S:
     """Return `spec` without open ends: operating system and hardware of the source, and its products before others.
 
     An operating system that neither names is Linux.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import grpc
@@ -49,10 +52,16 @@ def caller() -> Caller:
 class CallInterceptor(grpc.ServerInterceptor):
     """Wraps the handlers of every service, the generated ones that only say UNIMPLEMENTED included."""
 
-    def __init__(self, authenticator: Authenticator, ended: Ended | None = None) -> None:
-        """`ended` is told of every call: its method, code and seconds."""
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        ended: Ended | None = None,
+        pools: Mapping[str, ThreadPoolExecutor] = MappingProxyType({}),
+    ) -> None:
+        """`ended` is told of every call: its method, code and seconds; `pools` serve certain methods apart."""
         self._authenticator = authenticator
         self._ended = ended
+        self._pools = pools
         self._wrapped: dict[str, tuple[Any, Any]] = {}  # by method: its handler and that one, wrapped
 
     def intercept_service(
@@ -68,7 +77,8 @@ class CallInterceptor(grpc.ServerInterceptor):
             known = self._wrapped[method] = (handler, self._wrap(method, handler))
         return known[1]
 
-    def _wrap(self, method: str, handler: Any) -> Any:
+    def _wrap(self, path: str, handler: Any) -> Any:
+        method = _Method.at(path)
         decode = _tolerant(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -78,7 +88,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             self._unary(method, handler.unary_unary), decode, handler.response_serializer
         )
 
-    def _unary(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _unary(self, method: _Method, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def serve(request: Any, context: grpc.ServicerContext) -> Any:
             call = _Call(method, context, self._ended)
             try:
@@ -86,12 +96,15 @@ class CallInterceptor(grpc.ServerInterceptor):
                 answer = behaviour(request, context)
             except Exception as error:
                 call.abort(error)
-            call.end("OK", getattr(answer, "id", "") if isinstance(answer, operation_pb2.Operation) else "")
+            call.end("OK", answer)
             return answer
 
+        pool = self._pools.get(method.name)
+        if pool is not None:
+            serve.experimental_thread_pool = pool  # type: ignore[attr-defined]  # gRPC looks for it at the behaviour
         return serve
 
-    def _stream(self, method: str, behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
+    def _stream(self, method: _Method, behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
         def serve(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             call = _Call(method, context, self._ended)
             try:
@@ -105,22 +118,47 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _begin(self, call: _Call, request: Any) -> None:
         _call.caller = ANONYMOUS
-        ids = (("x-request-id", call.request_id), ("x-server-trace-id", call.trace_id))
-        call.context.send_initial_metadata((*ids, *HEADERS.get(call.method, ())))
-        if call.service not in OPEN_SERVICES:
-            _call.caller = self._authenticator.authenticate(call.context.invocation_metadata())
+        context = call.context
+        context.send_initial_metadata(
+            (("x-request-id", call.request_id), ("x-server-trace-id", call.trace_id), *call.method.headers)
+        )
+        if not call.method.is_open:
+            _call.caller = self._authenticator.authenticate(context.invocation_metadata())
         if request is _UNDECODABLE:
             raise InvalidRequest([Violation("request", "its bytes are not a message of this method")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Method:
+    """What is known of a method before it is called."""
+
+    name: str
+    headers: tuple[tuple[str, str], ...]
+    is_open: bool  # needs no token
+    is_read: bool  # changes nothing
+
+    @classmethod
+    def at(cls, path: str) -> _Method:
+        """Return the method at ``/SERVICE/METHOD``."""
+        name = path.lstrip("/")
+        service, _, short = name.partition("/")
+        return cls(
+            name=name,
+            headers=HEADERS.get(name, ()),
+            is_open=service in OPEN_SERVICES,
+            is_read=short.startswith(("Get", "List", "Watch")),
+        )
 
 
 class _Call:
     """One call on its way through the server."""
 
-    def __init__(self, method: str, context: grpc.ServicerContext, ended: Ended | None) -> None:
-        self.method = method.lstrip("/")
-        self.service = self.method.partition("/")[0]
+    __slots__ = ("_began_s", "_ended", "context", "method", "request_id", "trace_id")
+
+    def __init__(self, method: _Method, context: grpc.ServicerContext, ended: Ended | None) -> None:
+        self.method = method
         self.context = context
-        self.request_id = str(uuid.uuid4())
+        self.request_id = new_request_id()
         self.trace_id = trace_id_or(self.request_id)
         self._ended = ended
         self._began_s = time.monotonic()
@@ -130,27 +168,27 @@ class _Call:
         answer = status.status_of(error, trace_id=f"request {self.request_id}")
         code = status.grpc_code(answer.code)
         if not status.is_foreseen(error) and not isinstance(error, NotImplementedError):
-            log.error("call failed unforeseen", error=error, method=self.method, request_id=self.request_id)
+            log.error("call failed unforeseen", error=error, method=self.method.name, request_id=self.request_id)
         self.end(code.name)
         self.context.set_trailing_metadata((("grpc-status-details-bin", answer.SerializeToString()),))
         self.context.abort(code, answer.message)
 
-    def end(self, code: str, operation_id: str = "") -> None:
+    def end(self, code: str, answer: object = None) -> None:
         """Log the call; reads that went well, of which every poll is one, only where the log is set to show all."""
-        who: Caller = getattr(_call, "caller", ANONYMOUS)
         elapsed_s = time.monotonic() - self._began_s
         if self._ended is not None:
-            self._ended(self.method, code, elapsed_s)
-        is_quiet = code == "OK" and self.method.rpartition("/")[2].startswith(("Get", "List", "Watch"))
+            self._ended(self.method.name, code, elapsed_s)
+        is_quiet = self.method.is_read and code == "OK"
         if is_quiet and not log.shows_debug():
             return
-        write = log.debug if is_quiet else log.info
+        who: Caller = getattr(_call, "caller", ANONYMOUS)
         fields = {"request_id": self.request_id, "subject": who.subject_id, **self._ids_of_the_client()}
         if self.trace_id != self.request_id:
             fields["trace_id"] = self.trace_id
-        if operation_id:
-            fields["operation_id"] = operation_id
-        write("call", method=self.method, code=code, ms=round(elapsed_s * 1000, 1), **fields)
+        if isinstance(answer, operation_pb2.Operation):
+            fields["operation_id"] = answer.id
+        write = log.debug if is_quiet else log.info
+        write("call", method=self.method.name, code=code, ms=round(elapsed_s * 1000, 1), **fields)
 
     def _ids_of_the_client(self) -> dict[str, str]:
         """Return the ids that the caller chose for the call, as far as they are fit for a log."""
@@ -160,6 +198,12 @@ class _Call:
             for key, value in given.items()
             if isinstance(value, str) and _CLIENT_ID.fullmatch(value)
         }
+
+
+def new_request_id() -> str:
+    """Return a random UUID. It is no secret, so the kernel is not asked, which would let go of the interpreter."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def trace_id_or(request_id: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from service.faults import InvalidRequest, Violation
 
@@ -15,9 +15,11 @@ MIB = 1 << 20
 DISK_SIZE_STEP = 4 * MIB
 """Sizes of disks and images are multiples of this many bytes."""
 
+DISK_TYPE_DEFAULT = "network-hdd"
+BLOCK_SIZE_DEFAULT = 4096
+
 _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 20
-IMAGE_ID_PREFIX = "fd8"
 OPERATION_ID_PREFIX = "fdp"
 
 PARKED = "parked"
@@ -26,8 +28,8 @@ PARKED = "parked"
 Json = dict[str, Any]
 
 
-class ImageStatus(IntEnum):
-    """Where an image is in its life; numbers are those of the API."""
+class Status(IntEnum):
+    """Where an image, a disk or a snapshot is in its life; numbers are those of the API."""
 
     CREATING = 1
     READY = 2
@@ -41,13 +43,19 @@ class OperationKind(StrEnum):
     CREATE_IMAGE = "create_image"
     UPDATE_IMAGE = "update_image"
     DELETE_IMAGE = "delete_image"
+    CREATE_DISK = "create_disk"
+    UPDATE_DISK = "update_disk"
+    DELETE_DISK = "delete_disk"
+    CREATE_SNAPSHOT = "create_snapshot"
+    UPDATE_SNAPSHOT = "update_snapshot"
+    DELETE_SNAPSHOT = "delete_snapshot"
     SET_ACCESS_BINDINGS = "set_access_bindings"
     UPDATE_ACCESS_BINDINGS = "update_access_bindings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSpec:
-    """What the caller asked an image to be. `min_disk_size` is in bytes, 0 when it was not given.
+class Spec:
+    """What the caller asked an image, a disk or a snapshot to be: what all three have.
 
     `os` may lack its type, and `hardware_generation` be None: then they are those of the source, if it has any.
     """
@@ -56,17 +64,44 @@ class ImageSpec:
     name: str
     description: str
     labels: Mapping[str, str]
-    family: str
-    min_disk_size: int
     product_ids: tuple[str, ...]
     os: Json
-    pooled: bool
     hardware_generation: Json | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageContent:
-    """What an image turned out to hold. Sizes are in bytes; `root` names the content."""
+class ImageSpec(Spec):
+    """What an image should be. `min_disk_size` is in bytes, 0 when it was not given."""
+
+    family: str
+    min_disk_size: int
+    pooled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpec(Spec):
+    """What a disk should be, made from at most one of the sources. Sizes are in bytes."""
+
+    type_id: str
+    zone_id: str
+    size: int
+    block_size: int
+    disk_placement_policy: Json | None
+    source_image_id: str
+    source_snapshot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotSpec(Spec):
+    """What a snapshot should be; `disk_size` is what its disk had in bytes when the snapshot was asked for."""
+
+    source_disk_id: str
+    disk_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What an image or a snapshot holds, or a disk was made with. Sizes are in bytes; `root` names the content."""
 
     root: bytes
     virtual_size: int
@@ -79,15 +114,26 @@ class ImageContent:
     distinct_chunks: int
 
 
+S = TypeVar("S", bound=Spec)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image as the catalogue has it; `content` is None until it is READY. Times are in microseconds."""
+class Resource(Generic[S]):
+    """An image, a disk or a snapshot as the catalogue has it. Times are in microseconds.
+
+    `content` is None while it is being created, and for a disk that was made of nothing.
+    """
 
     id: str
-    spec: ImageSpec
-    status: ImageStatus
+    spec: S
+    status: Status
     created_at_us: int
-    content: ImageContent | None
+    content: Content | None
+
+
+Image = Resource[ImageSpec]
+Disk = Resource[DiskSpec]
+Snapshot = Resource[SnapshotSpec]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +142,7 @@ class Operation:
 
     id: str
     kind: OperationKind
-    image_id: str
+    resource_id: str
     folder_id: str
     created_at_us: int
     created_by: str
@@ -108,7 +154,8 @@ class Operation:
     fresh_source: bytes | None  # sealed; a URL that may take the place of `source` if it leads to the same object
     source_refusal: str  # why the last fresh URL was not taken
     source_version: str | None  # length and validator of what `source` led to, once it was opened
-    held_pin: str | None  # the name under which the store keeps an image that is copied; gone when done
+    held_pin: str | None  # the name under which the store keeps content that is copied; gone when done
+    disk_id: str | None  # the disk whose content becomes a snapshot or an image
     folder_bytes_max: int | None  # the folder's quota when the operation began
     lease_owner: str
     epoch: int
@@ -119,7 +166,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class AccessBinding:
-    """A role that a subject has on one image."""
+    """A role that a subject has on one image, disk or snapshot."""
 
     subject_type: str
     subject_id: str

@@ -9,10 +9,15 @@ from dataclasses import dataclass
 class Quotas:
     """Bounds for each folder; None is no bound.
 
-    `images` counts images in whatever state, `bytes` sums the `storage_size` of READY ones, `operations` counts those
-    that are not done.
+    `images`, `disks` and `snapshots` count them in whatever state, `bytes` sums the `storage_size` of READY images,
+    `disk_bytes` the sizes of disks, `snapshot_bytes` the sizes that the disks of snapshots had, and `operations` counts
+    those that are not done.
     """
 
     images: int | None = None
     bytes: int | None = None
+    disks: int | None = None
+    disk_bytes: int | None = None
+    snapshots: int | None = None
+    snapshot_bytes: int | None = None
     operations: int | None = None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,30 +13,30 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dataplane import Store
 from dataplane.errors import IoFailed, StoreMissing, UsageError
-from service import dev_tls, waiting
+from service import dev_tls
 from service import log as logs
-from service.bindings import Bindings
 from service.catalog import schema
 from service.catalog.database import Database
 from service.config import Address, ServeConfig
 from service.contents import StoreContents
+from service.disk_folders import DiskFolders
+from service.exporting import DiskExports
+from service.holding import DiskHolder, NoHolder
 from service.identity import building
-from service.images import Images
 from service.operations.pruning import Pruner
-from service.operations.use_cases import Operations
 from service.registration import new_grpc_server, register
+from service.running import Crew, StopSignals
 from service.sealing import KEY_FILE, Sealer
 from service.settings import Settings
-from service.supervisor import watched_workers
-from service.telemetry import queue, tracing
-from service.telemetry.metrics import Metrics
+from service.sweeping import sweep
 from service.transport import READY_TIMEOUT_S, Transport, wait_until_reachable
+from service.use_cases import UseCases
 
 if TYPE_CHECKING:
+    from service.nbd.listener import NbdListener
     from service.rest.listener import RestListener
 
 CALL_GRACE_S = 3.0
-WORKER_GRACE_S = 10.0
 
 log = logs.get_logger(__name__)
 
@@ -48,15 +46,7 @@ def serve(config: ServeConfig, settings: Settings) -> int:
 
     Raises StoreError, UsageError or IoFailed when it cannot start.
     """
-    stopping = threading.Event()
-    received: list[int] = []
-
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    signals = StopSignals()
     logs.configure_from(settings)
     with _open_store(config) as store, contextlib.closing(Database.beside(store)) as database:
         database.write(schema.create_tables)
@@ -64,12 +54,9 @@ def serve(config: ServeConfig, settings: Settings) -> int:
             server.wait_until_ready()
             if config.dev:
                 _say_how_to_connect(config, server.announced)
-            sys.stdout.write(f"listening on {server.bound}\n")
-            sys.stdout.flush()
-            waiting.wait_for(stopping)
-            log.info("draining", signal=signal.Signals(received[0]).name)
+            signals.wait(f"listening on {server.bound}")
     log.info("stopped")
-    return 130 if received[0] == signal.SIGINT else 0
+    return signals.exit_code()
 
 
 class Server:
@@ -80,31 +67,29 @@ class Server:
         self._config = config
         self._transport = Transport(config)
         authenticator = building.authenticator(config, self._audiences)
-        self._metrics = Metrics()
-        self._metrics.watch_queue(partial(queue.figures, database))
-        self._tracing = tracing.start() if config.traces else None
-        before = [self._tracing.interceptor()] if self._tracing is not None else []
-        self._grpc = new_grpc_server(authenticator, ended=self._metrics.call_ended, before=before)
+        self._crew = Crew(database, store, config)
+        before = [self._crew.tracing.interceptor()] if self._crew.tracing is not None else []
+        self._grpc = new_grpc_server(authenticator, ended=self._crew.metrics.call_ended, before=before)
         self.bound = self._transport.bind(self._grpc, config.listen)
         self.announced = config.announce or self.bound
         sealer, contents = Sealer.at_path(config.data_dir / KEY_FILE), StoreContents(store)
+        folders = DiskFolders(config.disks_path, store)
+        folders.prepare()
+        sweep(database, folders)
+        self._nbd, exports, holder = _nbd(config, database, store, folders, self._transport)
         self._health = register(
             self._grpc,
             authenticator=authenticator,
-            images=Images(database, sealer, contents, config.quotas),
-            bindings=Bindings(database, sealer),
-            operations=Operations(database, sealer, contents),
+            use_cases=UseCases(database, sealer, contents, folders, config.quotas, exports, holder),
             announced=str(self.announced),
             draining=self._draining,
         )
         self._rest = _rest(config, self._grpc, self._transport)
         self._pruner = Pruner(database)
-        self._supervisor = watched_workers(database, store, config, self._metrics, self._tracing)
-        self._stop_metrics = self._metrics.listen(config.metrics_listen) if config.metrics_listen else None
 
     def __enter__(self) -> Server:
         self._grpc.start()
-        self._supervisor.start()
+        self._crew.start()
         if self._rest is not None:
             self._rest.start()
         self._pruner.start()
@@ -116,13 +101,12 @@ class Server:
         if self._rest is not None:
             self._rest.stop()
         stopped = self._grpc.stop(CALL_GRACE_S)
-        self._supervisor.drain(WORKER_GRACE_S)
+        self._crew.drain()
         self._pruner.stop()
+        if self._nbd is not None:  # after the workers, which ask it to freeze disks
+            self._nbd.stop()
         stopped.wait()
-        if self._stop_metrics is not None:
-            self._stop_metrics()
-        if self._tracing is not None:
-            self._tracing.close()
+        self._crew.close()
 
     def wait_until_ready(self) -> None:
         """Return once requests succeed. Raises IoFailed when none does within 10 s."""
@@ -154,6 +138,26 @@ def _rest(config: ServeConfig, server: grpc.Server, transport: Transport) -> Res
     except ImportError as error:
         raise UsageError("--rest-listen needs more: pip install 'dataplane[rest]'") from error
     return RestListener(config.rest_listen, server, transport)
+
+
+def _nbd(
+    config: ServeConfig, database: Database, store: Store, folders: DiskFolders, transport: Transport
+) -> tuple[NbdListener | None, DiskExports, DiskHolder]:
+    """Return the NBD listener that is asked for, the use case that lets callers in, and who keeps disks open."""
+    if config.nbd_listen is None:
+        return None, DiskExports(database), NoHolder()
+    from service.nbd.holder import Holder
+    from service.nbd.listener import NbdListener
+    from service.nbd.open_disks import OpenDisks
+    from service.nbd.tokens import SECRET_FILE, ExportTokens
+
+    tokens = ExportTokens.at_path(config.data_dir / SECRET_FILE)
+    disks = OpenDisks(database, store, folders, cache_size=config.nbd_cache)
+    holder = Holder(database, disks)
+    listener = NbdListener(config.nbd_listen, tokens, disks, holder, transport)
+    host = config.announce.host if config.announce is not None else listener.bound.host
+    exports = DiskExports(database, tokens, Address(host, listener.bound.port), tls=listener.tls)
+    return listener, exports, holder
 
 
 @contextlib.contextmanager

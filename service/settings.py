@@ -94,8 +94,21 @@ SETTINGS = (
         help="confine workers as far as this kernel can; require: refuse to work otherwise",
     ),
     Setting(key="quotas.images", kind=Kind.NUMBER, metavar="N", help="images of one folder; default: no bound"),
-    Setting(key="quotas.bytes", kind=Kind.SIZE, metavar="SIZE", help="stored bytes of one folder"),
+    Setting(key="quotas.bytes", kind=Kind.SIZE, metavar="SIZE", help="stored bytes of a folder's images"),
+    Setting(key="quotas.disks", kind=Kind.NUMBER, metavar="N", help="disks of one folder"),
+    Setting(key="quotas.disk_bytes", kind=Kind.SIZE, metavar="SIZE", help="sizes of a folder's disks together"),
+    Setting(key="quotas.snapshots", kind=Kind.NUMBER, metavar="N", help="snapshots of one folder"),
+    Setting(
+        key="quotas.snapshot_bytes",
+        kind=Kind.SIZE,
+        metavar="SIZE",
+        help="sizes that the disks of a folder's snapshots had, together",
+    ),
     Setting(key="quotas.operations", kind=Kind.NUMBER, metavar="N", help="unfinished operations of one folder"),
+    Setting(key="nbd.listen", metavar="HOST:PORT", help="serve disks over NBD to those who were given a token"),
+    Setting(
+        key="nbd.cache", kind=Kind.SIZE, default="128M", metavar="SIZE", help="memory for decoded chunks of those disks"
+    ),
     Setting(key="metrics_listen", metavar="HOST:PORT", help="serve Prometheus metrics over http"),
     Setting(key="rest_listen", metavar="HOST:PORT", help="serve the REST mapping (dataplane[rest])"),
     Setting(

@@ -13,6 +13,7 @@ from dataplane.errors import DataplaneError
 from service import log as logs
 from service.catalog.database import Database
 from service.config import Sandbox, WorkerConfig
+from service.disk_folders import DiskFolders
 from service.operations.runner import Runner, SourcePolicy
 from service.sandbox import process_limits
 from service.sandbox.addresses import refuse_link_local
@@ -61,8 +62,8 @@ def _confine(config: WorkerConfig) -> None:
     held = confine(
         memory=config.memory,
         read=(Path(config.data_dir) / KEY_FILE,),
-        change=(Path(config.store_path),),
-        unix_sockets=False,
+        change=(Path(config.store_path), Path(config.disks_path)),
+        unix_sockets=True,  # the control socket of a disk that another process has open
         required=config.sandbox == Sandbox.REQUIRE,
     )
     for reason in held.missing:
@@ -76,6 +77,7 @@ def work(config: WorkerConfig, store: Store, draining: threading.Event) -> None:
     runner = Runner(
         database=database,
         store=store,
+        folders=DiskFolders(Path(config.disks_path), store),
         sealer=Sealer.at_path(Path(config.data_dir) / KEY_FILE),
         policy=SourcePolicy(allow=config.allow_source, allow_http=config.allow_http),
         owner=config.owner,

@@ -13,12 +13,14 @@ from hypothesis import settings
 
 from dataplane.store.store import Store
 from tests import postgres
+from tests.faults.figures import Figures
 
 # Examples take as long as the machine is busy.
 settings.register_profile("dataplane", deadline=None)
 settings.load_profile("dataplane")
 
 ROOT = Path(__file__).resolve().parents[1]
+FIGURES = pytest.StashKey[Figures]()
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +55,15 @@ def chosen_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
         return create(path, **{"ledger_url": postgres.chosen_database()} | options)
 
     monkeypatch.setattr(Store, "create", create_there)
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Counts that docs/reliability.md gives; shown when the tests are over."""
+    return pytestconfig.stash.setdefault(FIGURES, Figures())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show the figures."""
+    for line in config.stash.get(FIGURES, Figures()).lines():
+        terminalreporter.write_line(line)

@@ -124,6 +124,7 @@ def test_make_lists_its_targets() -> None:
         "help",
         "setup",
         "demo",
+        "demo-boot",
         "test",
         "test-slow",
         "lint",

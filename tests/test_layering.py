@@ -26,10 +26,12 @@ RANKS = {
     "dataplane.ingest": 5,
     "dataplane.analysis": 6,
     "dataplane.upkeep": 6,
-    "dataplane": 7,  # the public names, which __init__.py fetches from everywhere below
-    "dataplane.cli": 8,
-    "dataplane.__main__": 9,
-    "service": 10,
+    "dataplane.disks": 6,
+    "dataplane.nbd": 7,
+    "dataplane": 8,  # the public names, which __init__.py fetches from everywhere below
+    "dataplane.cli": 9,
+    "dataplane.__main__": 10,
+    "service": 11,
 }
 
 SERVICE_MAY_USE = ("dataplane", "dataplane.errors", "dataplane.limits")

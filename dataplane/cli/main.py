@@ -30,6 +30,8 @@ VERBS = {
     "tune": "find the chunk size and codec that suit some images",
     "map": "show where an image has data, and what it shares",
     "diff": "show what differs between two images of a store",
+    "nbd": "serve an image, or a disk made of it, to NBD clients",
+    "snapshot": "store what a disk holds at this moment as an image",
     "doctor": "show CPU features, kernel variants and library versions",
 }
 VERB_GROUP = "dataplane.verbs"

@@ -33,6 +33,7 @@ from dataplane.store.lease import Lease
 from dataplane.store.live_index import LiveIndex
 from dataplane.store.pack import PackSet
 from dataplane.store.pins import Pin
+from dataplane.store.sql import SqlConnection
 from dataplane.store.store import Store
 from dataplane.store.tidying import tidy
 
@@ -114,13 +115,16 @@ class PreparedImport:
         With `connection`, a driver's connection to the ledger's database whose transaction is open, all this happens
         when the caller commits.
         """
-        ledger = self._store.ledger
         self._progress.stage = "committing"
-        with ledger.transaction(connection) as transaction:
-            self._publication.name(transaction)
-            ledger.add_pin(transaction, self._pin(name))
-            drop_checkpoint(transaction, self._lease.id)
+        with self._store.ledger.transaction(connection) as transaction:
+            self.pin_within(transaction, name)
         self._progress.stage = "done"
+
+    def pin_within(self, transaction: SqlConnection, name: str) -> None:
+        """Do what ``pin`` does inside a transaction of the ledger that is open already."""
+        self._publication.name(transaction)
+        self._store.ledger.add_pin(transaction, self._pin(name))
+        drop_checkpoint(transaction, self._lease.id)
 
     def _pin(self, name: str) -> Pin:
         return Pin(

@@ -22,6 +22,12 @@ from service.faults import Busy
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0
+LOCK_LOOK_MS = 1
+"""How long a writer sleeps before it looks again whether another process has let go of SQLite's write lock.
+
+SQLite itself soon sleeps 25 ms and more, many times as long as most of those who hold the lock.
+"""
+
 ATTEMPTS_MAX = 8
 _SERIALIZATION_STATES = ("40001", "40P01")  # SQL states: serialization failure, deadlock
 
@@ -139,8 +145,23 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
         return
     connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('durable', True) else 'NORMAL'}")
-    # A writer takes the lock at once: a transaction that reads first and then writes could otherwise only fail.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    _take_write_lock(connection)
+
+
+def _take_write_lock(connection: Connection) -> None:
+    """Begin a transaction that writes: one that reads first and then writes could only fail when others write too."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOCK_LOOK_MS}")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except DBAPIError as error:
+                if not _is_conflict(error) or time.monotonic() >= deadline_s:
+                    raise
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
 
 def _raise_if_disk_failed(error: DBAPIError) -> None:

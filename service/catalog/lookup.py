@@ -2,7 +2,8 @@
 
 The calls that come most often, Get of an image and polls of an operation, are this and little else. SQLite answers in
 microseconds, less than SQLAlchemy takes to check out a connection and to run a statement. There the statement, compiled
-once, goes to the driver on connections that are kept for it.
+once, goes to the driver on connections that are kept for it, and only when something was committed since the row was
+read there: SQLite says that in a quarter of the time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ KEY = "key"
 ROWS_MAX = 512
 """Rows of a statement that are remembered together with what was made of them; the largest take some 20 KiB."""
 
+READER_ROWS_MAX = 128
+"""Rows that one connection knows to be unchanged; there may be as many connections as threads."""
+
 T = TypeVar("T")
 Row = Mapping[Any, Any]
 Statement = sa.Select[Any]
@@ -34,7 +38,7 @@ class Lookup:
         self._options = dict(options)
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._compiled: dict[Statement, _Compiled] = {}
-        self._idle: list[sqlite3.Connection] = []  # its methods are atomic; at most one for each thread that reads
+        self._idle: list[_Reader] = []  # a list's methods are atomic; at most one for each thread that reads
         self._closed = False
 
     def first(self, statement: Statement, key: str, make: Callable[[Row], T]) -> T | None:
@@ -56,32 +60,55 @@ class Lookup:
         """Close idle connections, and those in use as soon as they are not."""
         self._closed = True
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().connection.close()
 
     def _directly(self, statement: Statement, key: str, make: Callable[[Row], Any]) -> Any:
         compiled = self._compiled.get(statement)
         if compiled is None:
             compiled = self._compiled[statement] = _Compiled(statement, self._engine.dialect, make)
         try:
-            connection = self._idle.pop()
+            reader = self._idle.pop()
         except IndexError:
-            connection = self._open()
+            reader = _Reader(self._open())
         try:
-            # All rows, not the first: a statement that has not come to its end holds on to the state it reads.
-            rows = connection.execute(compiled.sql, (key,)).fetchall()
+            found = reader.first(compiled, key)
         except BaseException:
-            connection.close()
+            reader.connection.close()
             raise
-        self._idle.append(connection)
+        self._idle.append(reader)
         if self._closed:
             self.close()
-        return compiled.made(rows[0]) if rows else None
+        return found
 
     def _open(self) -> sqlite3.Connection:
         pooled = self._engine.raw_connection()
         connection = cast(sqlite3.Connection, pooled.driver_connection)
         pooled.detach()  # from the pool: it is kept here
         return connection
+
+
+class _Reader:
+    """A connection of SQLite, in use by one thread at a time, and the rows that it has read since the last commit."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._version: list[tuple[int]] = []
+        self._found: dict[tuple[_Compiled, str], Any] = {}
+
+    def first(self, compiled: _Compiled, key: str) -> Any:
+        """Return what is made of the row of `key`, or None."""
+        # The number changes with every commit of others, also of other processes; this connection commits nothing.
+        version = self.connection.execute("PRAGMA data_version").fetchall()
+        if version != self._version or len(self._found) >= READER_ROWS_MAX:
+            self._found.clear()
+            self._version = version
+        found = self._found.get((compiled, key))
+        if found is None:
+            # All rows, not the first: a statement that has not come to its end holds on to the state it reads.
+            rows = self.connection.execute(compiled.sql, (key,)).fetchall()
+            if rows:
+                found = self._found[compiled, key] = compiled.made(rows[0])
+        return found
 
 
 class _Compiled:

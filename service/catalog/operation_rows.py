@@ -44,16 +44,23 @@ def look_up(lookup: Lookup, operation_id: str) -> Operation | None:
     return lookup.first(_BY_ID, operation_id, _operation)
 
 
-def creating(tx: Connection, image_id: str) -> Operation | None:
-    """Return the unfinished operation that makes this image, or None."""
-    wanted = sa.select(operations).where(operations.c.image_id == image_id, _NOT_DONE)
+def creating(tx: Connection, resource_id: str) -> Operation | None:
+    """Return the unfinished operation that makes this image, disk or snapshot, or None."""
+    wanted = sa.select(operations).where(operations.c.resource_id == resource_id, _NOT_DONE)
     row = tx.execute(wanted.limit(1)).mappings().first()
     return _operation(row) if row is not None else None
 
 
-def of_image(tx: Connection, image_id: str, *, after: tuple[int, str] | None, limit: int) -> list[Operation]:
-    """Return up to `limit` operations of an image, newest first, from the first one older than `after`."""
-    wanted = sa.select(operations).where(operations.c.image_id == image_id)
+def reading_disk(tx: Connection, disk_id: str) -> Operation | None:
+    """Return the unfinished operation that makes a snapshot or an image of this disk, or None."""
+    wanted = sa.select(operations).where(operations.c.disk_id == disk_id, _NOT_DONE)
+    row = tx.execute(wanted.limit(1)).mappings().first()
+    return _operation(row) if row is not None else None
+
+
+def of_resource(tx: Connection, resource_id: str, *, after: tuple[int, str] | None, limit: int) -> list[Operation]:
+    """Return up to `limit` operations of a resource, newest first, from the first one older than `after`."""
+    wanted = sa.select(operations).where(operations.c.resource_id == resource_id)
     if after is not None:
         time_us, last_id = after
         same_time = sa.and_(operations.c.created_at_us == time_us, operations.c.id < last_id)
@@ -256,6 +263,18 @@ def note_source(tx: Connection, operation_id: str, *, epoch: int, version: str |
     mine = (operations.c.id == operation_id, operations.c.epoch == epoch, _NOT_DONE)
     noted = sa.update(operations).where(*mine).values(source_version=version, source=source)
     return tx.execute(noted).rowcount == 1
+
+
+def held_pin(tx: Connection, operation_id: str) -> str | None:
+    """Return the name under which the store keeps what the operation copies, or None."""
+    found = tx.execute(sa.select(operations.c.held_pin).where(operations.c.id == operation_id)).scalar()
+    return str(found) if found is not None else None
+
+
+def hold(tx: Connection, operation_id: str, *, epoch: int, held_pin: str) -> bool:
+    """Remember the name under which the store keeps what is to be copied; say whether the epoch was still this one."""
+    mine = (operations.c.id == operation_id, operations.c.epoch == epoch, _NOT_DONE)
+    return tx.execute(sa.update(operations).where(*mine).values(held_pin=held_pin)).rowcount == 1
 
 
 def judge_fresh_source(tx: Connection, operation_id: str, *, epoch: int, seen: bytes, refusal: str) -> None:

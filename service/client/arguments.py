@@ -12,10 +12,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     common = _common()
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    create = actions.add_parser("create", parents=[common], help="make an image from a URL or another image")
+    create = actions.add_parser("create", parents=[common], help="make an image from a URL or from what is there")
     source = create.add_mutually_exclusive_group(required=True)
     source.add_argument("--uri", metavar="URL", help="http or https URL of a disk image")
     source.add_argument("--image", metavar="ID", help="an image of this folder, or of another one that you may see")
+    source.add_argument("--snapshot", metavar="ID", help="a snapshot likewise")
+    source.add_argument("--disk", metavar="ID", help="a disk likewise, as it is now")
     create.add_argument("--folder", required=True, metavar="ID")
     create.add_argument("--name", default="", help="unique in the folder; may be left out")
     create.add_argument("--description", default="")
@@ -69,6 +71,11 @@ def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--endpoint", required=True, metavar="HOST:PORT", help="address of the server")
     common.add_argument("--ca", metavar="FILE", help="certificate of the authority to trust; default: the system's")
+    common.add_argument("--client-cert", metavar="FILE", help="certificate to show to a server that asks for one")
+    common.add_argument("--client-key", metavar="FILE", help="private key of that certificate")
+    common.add_argument(
+        "--plaintext", action="store_true", help="speak without TLS; tokens are sent to this machine only then"
+    )
     common.add_argument("--token", help=f"bearer token; default: ${TOKEN_VARIABLE}")
     common.add_argument("--json", action="store_true", help="print JSON with integers of bytes")
     return common

@@ -1,10 +1,10 @@
-"""A TLS channel to a server, with its token and a deadline on every call; gRPC errors become the library's own."""
+"""A channel to a server, with its token and a deadline on every call; gRPC errors become the library's own."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dataplane import errors
 from service._pb.dataplane.v1 import image_details_pb2_grpc
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2_grpc
-from service.client.arguments import TOKEN_VARIABLE
+from service.config import Address
 from service.faults import Busy, FailedPrecondition, NotOffered, PermissionDenied, Unauthenticated
 
 CALL_TIMEOUT_S = 30.0
@@ -45,25 +45,83 @@ class Connection:
         self.details = image_details_pb2_grpc.ImageDetailsServiceStub(channel)
 
 
-@contextmanager
-def connect(endpoint: str, ca: str | None, token: str | None) -> Iterator[Connection]:
-    """Give a connection to `endpoint`, whose certificate must be signed by the authority in file `ca`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Where a server is and how it is spoken to. `ca`, `client_cert` and `client_key` name files; all may be None."""
 
-    Inside the block an RpcError becomes an error of the library's tree. Raises UsageError when `ca` cannot be read.
+    endpoint: str
+    ca: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    plaintext: bool = False
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.client_cert is None) != (self.client_key is None):
+            raise errors.UsageError("--client-cert and --client-key belong together: give both")
+        if not self.plaintext:
+            return
+        if self.ca is not None or self.client_cert is not None:
+            raise errors.UsageError("--plaintext has no use for certificates: leave --ca and --client-cert out")
+        if self.token is not None and not Address.parse(self.endpoint).is_loopback():
+            raise errors.UsageError(
+                f"--plaintext would show the token to everybody on the way to {self.endpoint}: use TLS, or a tunnel"
+            )
+
+    def channel(self) -> grpc.Channel:
+        """Return a channel. Raises UsageError when a file cannot be read."""
+        if self.plaintext:
+            channel = grpc.insecure_channel(self.endpoint)
+            return grpc.intercept_channel(channel, _Bearer(self.token)) if self.token else channel
+        credentials = grpc.ssl_channel_credentials(
+            _content("--ca", self.ca),
+            _content("--client-key", self.client_key),
+            _content("--client-cert", self.client_cert),
+        )
+        if self.token:
+            call = grpc.access_token_call_credentials(self.token)
+            credentials = grpc.composite_channel_credentials(credentials, call)
+        return grpc.secure_channel(self.endpoint, credentials)
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Adds the token to calls without TLS, for which gRPC has no credentials."""
+
+    def __init__(self, token: str) -> None:
+        self._header = ("authorization", f"Bearer {token}")
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call."""
+        return continuation(self._with_token(client_call_details), request)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Begin the stream."""
+        return continuation(self._with_token(client_call_details), request)
+
+    def _with_token(self, details: Any) -> Any:
+        return details._replace(metadata=(*(details.metadata or ()), self._header))
+
+
+@contextmanager
+def connect(reach: Reach) -> Iterator[Connection]:
+    """Give a connection; inside the block an RpcError becomes an error of the library's tree.
+
+    Raises UsageError when a file that `reach` names cannot be read.
     """
-    try:
-        root = Path(ca).read_bytes() if ca else None
-    except OSError as error:
-        raise errors.UsageError(f"--ca {ca} cannot be read: {error.strerror}") from error
-    bearer = token or os.environ.get(TOKEN_VARIABLE)
-    credentials = grpc.ssl_channel_credentials(root)
-    if bearer:
-        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(bearer))
-    with grpc.secure_channel(endpoint, credentials) as channel:
+    with reach.channel() as channel:
         try:
             yield Connection(channel)
         except grpc.RpcError as error:
-            raise _from_rpc(error, endpoint) from error
+            raise _from_rpc(error, reach.endpoint) from error
+
+
+def _content(flag: str, path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise errors.UsageError(f"{flag} {path} cannot be read: {error.strerror}") from error
 
 
 def error_of(status: status_pb2.Status) -> errors.DataplaneError:

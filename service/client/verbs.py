@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -18,7 +19,8 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 from service.client import render
-from service.client.connection import CALL_TIMEOUT_S, Connection, connect, error_of
+from service.client.arguments import TOKEN_VARIABLE
+from service.client.connection import CALL_TIMEOUT_S, Connection, Reach, connect, error_of
 from service.client.progress_line import ProgressLine
 
 POLL_S = 0.5
@@ -46,7 +48,15 @@ def run(args: argparse.Namespace) -> int:
         "refresh": _refresh,
         "wait": _wait,
     }
-    with connect(args.endpoint, args.ca, args.token) as connection:
+    reach = Reach(
+        endpoint=args.endpoint,
+        ca=args.ca,
+        client_cert=args.client_cert,
+        client_key=args.client_key,
+        plaintext=args.plaintext,
+        token=args.token or os.environ.get(TOKEN_VARIABLE),
+    )
+    with connect(reach) as connection:
         return actions[args.action](connection, args)
 
 
@@ -60,10 +70,10 @@ def _create(connection: Connection, args: argparse.Namespace) -> int:
         min_disk_size=_size(args.min_disk_size),
         product_ids=args.product,
     )
-    if args.uri is not None:
-        request.uri = args.uri
-    else:
-        request.image_id = args.image
+    sources = {"uri": args.uri, "image_id": args.image, "snapshot_id": args.snapshot, "disk_id": args.disk}
+    for field, given in sources.items():
+        if given is not None:
+            setattr(request, field, given)
     if args.os is not None:
         request.os.type = image_pb2.Os.Type.Value(args.os.upper())
     key = (("idempotency-key", args.key),) if args.key else ()

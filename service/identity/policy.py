@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dataplane.errors import UsageError
-from service.auth import ALL_ACTIONS, Action, Grants
+from service.auth import ALL_ACTIONS, Grants, Verb
 from service.faults import shown
 
 ANY_SUBJECT = "*"
-_READS = frozenset(map(str, (Action.IMAGES_GET, Action.IMAGES_LIST, Action.IMAGES_LIST_ACCESS, Action.OPERATIONS_GET)))
-_WRITES = frozenset(
-    map(str, (Action.IMAGES_CREATE, Action.IMAGES_UPDATE, Action.IMAGES_DELETE, Action.OPERATIONS_CANCEL))
-)
+_READING = (Verb.GET, Verb.LIST, Verb.LIST_ACCESS)
+_CHANGING = (Verb.CREATE, Verb.UPDATE, Verb.DELETE, "cancel")
+_READS = frozenset(action for action in ALL_ACTIONS if action.partition(".")[2] in _READING)
+_WRITES = frozenset(action for action in ALL_ACTIONS if action.partition(".")[2] in _CHANGING)
 ROLES: Mapping[str, frozenset[str]] = {"viewer": _READS, "editor": _READS | _WRITES, "admin": ALL_ACTIONS}
 
 

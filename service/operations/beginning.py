@@ -9,11 +9,12 @@ from service.origin import Origin
 def new_operation(
     kind: OperationKind,
     *,
-    image_id: str,
+    resource_id: str,
     folder_id: str,
     origin: Origin,
     source: bytes | None = None,
     held_pin: str | None = None,
+    disk_id: str | None = None,
     folder_bytes_max: int | None = None,
     response: bytes | None = None,
 ) -> Operation:
@@ -22,7 +23,7 @@ def new_operation(
     return Operation(
         id=new_id(OPERATION_ID_PREFIX),
         kind=kind,
-        image_id=image_id,
+        resource_id=resource_id,
         folder_id=folder_id,
         created_at_us=time_us,
         created_by=origin.caller.subject_id,
@@ -35,6 +36,7 @@ def new_operation(
         source_refusal="",
         source_version=None,
         held_pin=held_pin,
+        disk_id=disk_id,
         folder_bytes_max=folder_bytes_max,
         lease_owner="",
         epoch=0,

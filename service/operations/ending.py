@@ -1,18 +1,19 @@
-"""The ends of an operation that makes an image; all of them but success share one undo."""
+"""The ends of an operation that makes an image, a disk or a snapshot; all of them but success share one undo."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from google.rpc import code_pb2, status_pb2
 from sqlalchemy.engine import Connection
 
-from service import convert
-from service.catalog import image_rows, operation_rows
+from service.catalog import operation_rows
 from service.contents import Contents
 from service.faults import LeaseLost
+from service.kinds import CREATED_BY
 from service.limits import check_stored
-from service.model import ImageContent, ImageStatus, Json, Operation, now_us
+from service.model import Content, Json, Operation, Status, now_us
 
 CANCELLED = status_pb2.Status(code=code_pb2.CANCELLED, message="the operation was cancelled")
 
@@ -21,42 +22,41 @@ def succeed(
     tx: Connection,
     operation: Operation,
     *,
-    content: ImageContent,
-    min_disk_size: int,
+    content: Content,
+    values: Mapping[str, Any],
     progress: Json,
     pin: Callable[[Connection], None],
     contents: Contents,
 ) -> None:
-    """Make the image READY, pin its content and end the operation, all in the caller's transaction.
+    """Make what was being created READY, pin its content and end the operation, all in the caller's transaction.
 
-    Raises LeaseLost when the operation was taken over or cancelled, QuotaExceeded when the folder has no room for the
-    content; the transaction must be rolled back then.
+    `values` are columns of it that are known now only. Raises LeaseLost when the operation was taken over or cancelled,
+    QuotaExceeded when the folder has no room for the content; the transaction must be rolled back then.
     """
+    kind = CREATED_BY[operation.kind]
     check_stored(tx, operation.folder_id, operation.folder_bytes_max, stored=content.storage_size)
-    image = image_rows.mark_ready(tx, operation.image_id, content=content, min_disk_size=min_disk_size)
-    if image is None:
-        raise LeaseLost(f"image {operation.image_id} is no longer being created")
-    response = convert.image_message(image).SerializeToString()
+    resource = kind.rows.mark_ready(tx, operation.resource_id, content=content, values=values)
+    if resource is None:
+        raise LeaseLost(f"{kind.word} {operation.resource_id} is no longer being created")
+    response = kind.message(resource).SerializeToString()
+    held_pin = operation_rows.held_pin(tx, operation.id)
     ended = operation_rows.finish(
         tx, operation.id, epoch=operation.epoch, now_us=now_us(), response=response, progress=progress
     )
     if not ended:
         raise LeaseLost(f"operation {operation.id} was taken over or cancelled")
     pin(tx)
-    _release(tx, operation, contents)
+    if held_pin is not None:
+        contents.let_go(tx, held_pin)
 
 
 def undo(tx: Connection, operation: Operation, *, epoch: int, error: status_pb2.Status, contents: Contents) -> bool:
-    """End the operation with `error` and remove its image, which frees the name; False when the epoch moved on."""
+    """End the operation with `error` and remove what it made, which frees the name; False when the epoch moved on."""
+    held_pin = operation_rows.held_pin(tx, operation.id)  # not the caller's: it may have come since the claim
     ended = operation_rows.finish(tx, operation.id, epoch=epoch, now_us=now_us(), error=error.SerializeToString())
     if ended:
-        image_rows.delete(tx, operation.image_id, status=ImageStatus.CREATING)
+        CREATED_BY[operation.kind].rows.delete(tx, operation.resource_id, status=Status.CREATING)
         contents.forget_kept(tx, operation.id)
-        _release(tx, operation, contents)
+        if held_pin is not None:
+            contents.let_go(tx, held_pin)
     return ended
-
-
-def _release(tx: Connection, operation: Operation, contents: Contents) -> None:
-    """Let go of the image that was kept for copying."""
-    if operation.held_pin is not None:
-        contents.let_go(tx, operation.held_pin)

@@ -24,6 +24,16 @@ class Changes:
         self._database = database
         self._sealer = sealer
 
+    def known(self, origin: Origin) -> Operation | None:
+        """Return what the same call has returned before, or None; for calls that do more than change the catalogue.
+
+        Raises InvalidRequest when the key was used for another request.
+        """
+        if not origin.key:
+            return None
+        with self._database.read() as tx:
+            return _known(tx, origin, self._sealer.mark(origin.request))
+
     def run(self, origin: Origin, work: Callable[[Connection], Operation]) -> Operation:
         """Return what `work` returns, or returned when the same call was made before.
 

@@ -1,24 +1,25 @@
-"""Runs one claimed operation: opens the source, imports it, and ends the operation one way or another."""
+"""Runs one claimed operation: keeps its lease, and ends it one way or another."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from google.rpc import status_pb2
 from sqlalchemy.engine import Connection
 
-from dataplane import PreparedImport, Progress, Store, prepare_copy, prepare_import
+from dataplane import Progress, Store
 from dataplane.errors import Cancelled, DataplaneError, SourceForbidden
-from service import convert, status
-from service.catalog import image_rows, operation_rows
+from service import status
+from service.catalog import operation_rows
 from service.catalog.database import Database
 from service.contents import StoreContents
+from service.disk_folders import DiskFolders
 from service.faults import LeaseLost
 from service.log import get_logger
-from service.model import Operation, chosen_disk_size, now_us
+from service.model import Operation, now_us
 from service.operations import ending
-from service.operations.heartbeat import LEASE_S, Heartbeat, Stop, snapshot
+from service.operations.heartbeat import LEASE_S, Heartbeat, Stop
+from service.operations.making import Maker
 from service.operations.sources import SourcePolicy, Sources
 from service.sealing import Sealer
 from service.telemetry.observing import Observer
@@ -33,7 +34,7 @@ log = get_logger(__name__)
 
 
 class WorkerCrashed(DataplaneError):
-    """An import ended the process of every worker that tried it."""
+    """An operation ended the process of every worker that tried it."""
 
 
 class Runner:
@@ -44,6 +45,7 @@ class Runner:
         *,
         database: Database,
         store: Store,
+        folders: DiskFolders,
         sealer: Sealer,
         policy: SourcePolicy,
         owner: str,
@@ -51,9 +53,9 @@ class Runner:
         observer: Observer | None = None,
     ) -> None:
         self._database = database
-        self._store = store
         self._contents = StoreContents(store)
         self._sources = Sources(database, sealer, policy)
+        self._maker = Maker(database, store, folders, self._sources)
         self._owner = owner
         self._draining = draining
         self._observer = observer
@@ -63,7 +65,9 @@ class Runner:
         operation = self._claim()
         if operation is None:
             return False
-        log.info("operation claimed", operation_id=operation.id, image_id=operation.image_id, epoch=operation.epoch)
+        log.info(
+            "operation claimed", operation_id=operation.id, resource_id=operation.resource_id, epoch=operation.epoch
+        )
         begun: Operation | None = operation
         while begun is not None:
             begun = self._run_until_refreshed(begun)
@@ -99,8 +103,8 @@ class Runner:
             if operation.cancel_requested:
                 raise Cancelled("cancelled before it began")
             if operation.attempts > ATTEMPTS_MAX:
-                raise WorkerCrashed(f"the import ended its worker process {ATTEMPTS_MAX} times and was given up")
-            self._import(operation, progress, heartbeat)
+                raise WorkerCrashed(f"it ended its worker process {ATTEMPTS_MAX} times and was given up")
+            self._maker.make(operation, progress, heartbeat)
         except LeaseLost:
             self._end_lost(operation)
         except Cancelled:
@@ -110,63 +114,13 @@ class Runner:
                 self._end_stopped(operation, heartbeat.reason)
                 return
             if not status.is_foreseen(error):
-                log.error("import failed unforeseen", error=error, operation_id=operation.id)
+                log.error("operation failed unforeseen", error=error, operation_id=operation.id)
             if isinstance(error, SourceForbidden) and self._sources.park(operation):
                 log.info("operation waits for a fresh URL", operation_id=operation.id, reason=str(error))
                 return
             self._end_failed(operation, error)
         else:
-            log.info("operation done", operation_id=operation.id, image_id=operation.image_id)
-
-    def _import(self, operation: Operation, progress: Progress, heartbeat: Heartbeat) -> None:
-        with self._database.read() as tx:
-            image = image_rows.get(tx, operation.image_id)
-        if image is None:
-            raise LeaseLost(f"image {operation.image_id} is gone")
-        if operation.held_pin is not None:
-            with prepare_copy(
-                self._store,
-                operation.held_pin,
-                domain=operation.folder_id,
-                progress=progress,
-                cancelled=heartbeat.cancelled,
-            ) as prepared:
-                self._database.write(self._completion(operation, prepared, progress, image.spec.min_disk_size))
-            return
-        with self._sources.open(operation, heartbeat.cancelled) as source:
-            min_disk_size = chosen_disk_size(image.spec.min_disk_size, source.virtual_size)
-            heartbeat.interrupt = source.close
-            with prepare_import(
-                self._store,
-                source,
-                domain=operation.folder_id,
-                progress=progress,
-                cancelled=heartbeat.cancelled,
-                owner=operation.id,
-                resumes=lambda: heartbeat.reason in (Stop.DRAINED, Stop.LOST, Stop.REFRESHED),
-            ) as prepared:
-                self._database.write(self._completion(operation, prepared, progress, min_disk_size))
-
-    def _completion(
-        self, operation: Operation, prepared: PreparedImport, progress: Progress, min_disk_size: int
-    ) -> Callable[[Connection], None]:
-        content = convert.image_content(prepared.sizes, prepared.root)
-
-        def pin(tx: Connection) -> None:
-            prepared.pin(operation.image_id, connection=tx.connection.driver_connection)
-
-        def complete(tx: Connection) -> None:
-            ending.succeed(
-                tx,
-                operation,
-                content=content,
-                min_disk_size=min_disk_size,
-                progress=snapshot(progress),
-                pin=pin,
-                contents=self._contents,
-            )
-
-        return complete
+            log.info("operation done", operation_id=operation.id, resource_id=operation.resource_id)
 
     def _end_lost(self, operation: Operation) -> None:
         """A cancel that came during the last step looks like a lost lease: then the operation is still ours to end."""
@@ -180,12 +134,14 @@ class Runner:
             self._leave_nothing(operation)
         elif reason is Stop.DRAINED:
             self._database.write(lambda tx: operation_rows.release(tx, operation.id, epoch=operation.epoch))
-        log.info("operation stopped", operation_id=operation.id, image_id=operation.image_id, reason=reason.value)
+        log.info("operation stopped", operation_id=operation.id, resource_id=operation.resource_id, reason=reason.value)
 
     def _end_failed(self, operation: Operation, error: Exception) -> None:
         failure = status.status_of(error, trace_id=f"operation {operation.id}")
-        self._undo(operation, failure)
-        log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
+        if self._undo(operation, failure):
+            log.info("operation failed", operation_id=operation.id, code=failure.code, reason=failure.message)
+        else:  # it had ended: what went wrong came after that, and the next snapshot of the disk makes up for it
+            log.warning("operation ended, but not all is tidy", operation_id=operation.id, reason=str(error))
 
     def _undo(self, operation: Operation, failure: status_pb2.Status) -> bool:
         return self._database.write(

@@ -16,8 +16,8 @@ from service.log import get_logger
 from service.model import Operation, now_us
 from service.operations.opening import open_unless_cancelled
 from service.redact import one_line
+from service.rules import is_web_url
 from service.sealing import Sealer
-from service.validation import is_web_url
 
 PARKED_S = 600.0
 """How long an import whose URL has expired waits for a fresh one before it fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -12,11 +13,12 @@ from service.catalog import operation_rows
 from service.catalog.database import Database
 from service.contents import Contents
 from service.faults import FailedPrecondition, shown
+from service.kinds import Kind
 from service.listing import INTEGER_MAX, PAGE_SIZE_DEFAULT, not_issued
 from service.model import Operation, now_us
 from service.operations import ending
 from service.sealing import Sealer
-from service.visibility import find
+from service.visibility import named
 
 
 class Operations:
@@ -32,23 +34,18 @@ class Operations:
         operation = operation_rows.look_up(self._database.lookup, operation_id)
         return _permitted(operation, operation_id, caller, Action.OPERATIONS_GET)
 
-    def of_image(
-        self, image_id: str, caller: Caller, *, page_size: int, page_token: str
+    def of_resource(
+        self, kind: Kind[Any], resource_id: str, caller: Caller, *, page_size: int, page_token: str
     ) -> tuple[Sequence[Operation], str]:
-        """Return one page of an image's operations, newest first, and the token of the next page.
+        """Return one page of a resource's operations, newest first, and the token of the next page.
 
-        They can be listed as long as they are kept, also when the image is gone. Raises NotFound, PermissionDenied, or
-        InvalidRequest for a token that is none.
+        They can be listed as long as they are kept, also when the resource is gone. Raises NotFound, PermissionDenied,
+        or InvalidRequest for a token that is none.
         """
         limit = page_size or PAGE_SIZE_DEFAULT
         with self._database.read() as tx:
-            newest = operation_rows.of_image(tx, image_id, after=None, limit=1)
-            if newest:
-                what = f"image {shown(image_id)}"
-                caller.require(newest[0].folder_id, Action.OPERATIONS_GET, what=what)
-            else:  # they are kept for a time, an image may live longer
-                find(tx, image_id, caller, Action.OPERATIONS_GET)
-            found = operation_rows.of_image(tx, image_id, after=_after(page_token), limit=limit + 1)
+            caller.require(_folder_of(tx, kind, resource_id), Action.OPERATIONS_GET, what=named(kind, resource_id))
+            found = operation_rows.of_resource(tx, resource_id, after=_after(page_token), limit=limit + 1)
         last = found[limit - 1] if len(found) > limit else None
         return found[:limit], f"{last.created_at_us}.{last.id}" if last is not None else ""
 
@@ -107,6 +104,18 @@ class Operations:
             return operation
 
         return self._database.write(work)
+
+
+def _folder_of(tx: Connection, kind: Kind[Any], resource_id: str) -> str:
+    """Return the folder that a resource is in or was in. Raises NotFound."""
+    newest = operation_rows.of_resource(tx, resource_id, after=None, limit=1)
+    if newest and resource_id.startswith(kind.id_prefix):
+        return newest[0].folder_id
+    resource = kind.rows.get(tx, resource_id)  # operations are kept for a time, a resource may live longer
+    if resource is None:
+        raise NotFound(f"{named(kind, resource_id)} is not there")
+    folder_id: str = resource.spec.folder_id
+    return folder_id
 
 
 def _permitted(found: Operation | None, operation_id: str, caller: Caller, action: Action) -> Operation:

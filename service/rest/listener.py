@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 import grpc
 import uvicorn
@@ -18,12 +16,12 @@ from service.log import get_logger
 from service.registration import FILES
 from service.rest.application import application
 from service.rest.http_rules import Routes
+from service.rest.renewed_context import RenewedContext
 from service.transport import Transport
 
 CONCURRENCY_MAX = 512
 START_TIMEOUT_S = 10.0
 DRAIN_S = 3
-LOOK_S = 1.0
 
 log = get_logger(__name__)
 
@@ -42,20 +40,16 @@ class RestListener:
         self.bound = Address(listen.host, self._socket.getsockname()[1])
         self._server = uvicorn.Server(self._config())
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._server.run, args=([self._socket],), name="rest", daemon=True),
-            threading.Thread(target=self._watch_certificate, name="rest-certificate", daemon=True),
-        ]
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="rest", daemon=True)
 
     def start(self) -> None:
         """Serve. Raises IoFailed when that does not begin."""
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         for _ in range(int(START_TIMEOUT_S / 0.02)):
             if self._server.started:
                 log.info("rest served", address=str(self.bound))
                 return
-            if self._stopping.wait(0.02) or not self._threads[0].is_alive():
+            if self._stopping.wait(0.02) or not self._thread.is_alive():
                 break
         raise IoFailed(f"the REST listener on {self.bound} does not start")
 
@@ -63,9 +57,8 @@ class RestListener:
         """Let calls end, for 3 seconds at most, and close."""
         self._stopping.set()
         self._server.should_exit = True
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(DRAIN_S + 5)
+        if self._thread.ident is not None:
+            self._thread.join(DRAIN_S + 5)
         self._channel.close()
         self._socket.close()
         self._folder.cleanup()
@@ -81,36 +74,11 @@ class RestListener:
             timeout_graceful_shutdown=DRAIN_S,
             proxy_headers=False,
             ws="none",
-            **self._tls(),
         )
         config.load()
+        if not self._transport.plaintext:
+            config.ssl = RenewedContext(self._transport)
         return config
-
-    def _tls(self) -> dict[str, Any]:
-        if self._transport.plaintext:
-            return {}
-        options: dict[str, Any] = {
-            "ssl_certfile": str(self._transport.cert_path),
-            "ssl_keyfile": str(self._transport.key_path),
-        }
-        if self._transport.client_ca_path is not None:
-            options |= {"ssl_ca_certs": str(self._transport.client_ca_path), "ssl_cert_reqs": ssl.CERT_REQUIRED}
-        return options
-
-    def _watch_certificate(self) -> None:
-        """Use a new certificate for new connections."""
-        context = self._server.config.ssl
-        if context is None:
-            return
-        before = self._transport.certificate()
-        while not self._stopping.wait(LOOK_S):
-            now = self._transport.certificate()
-            if now != before:
-                try:
-                    context.load_cert_chain(self._transport.cert_path, self._transport.key_path)
-                    before = now
-                except (OSError, ssl.SSLError) as error:  # half replaced: tried again
-                    log.warning("certificate not read again", reason=str(error))
 
 
 def _bound(listen: Address) -> socket.socket:

@@ -88,8 +88,8 @@ def available() -> bool:
 def restrict(*, unix_sockets: bool = False) -> None:
     """Filter the system calls of this process from now on; needs no_new_privs.
 
-    `unix_sockets` is for a catalogue that is reached through one. Raises OSError when there is no libseccomp, or the
-    kernel takes no filters.
+    `unix_sockets` lets it connect to those of this machine, such as the one by which a disk's owner is asked. Raises
+    OSError when there is no libseccomp, or the kernel takes no filters.
     """
     library = _library()
     families = (*_FAMILIES, socket.AF_UNIX) if unix_sockets else _FAMILIES
@@ -123,7 +123,7 @@ def _rules(families: Sequence[int]) -> list[_Rule]:
     rules += [
         _Rule(_ALLOW, "socket", [_Comparison(0, _EQUAL, family, 0), _Comparison(1, _MASKED_EQUAL, 0xF, kind)])
         for family in families
-        for kind in _KINDS
+        for kind in (_KINDS if family in _FAMILIES else _KINDS[:1])
     ]
     # Threads, not processes. clone3 hides its flags behind a pointer; its ENOSYS sends the C library to clone.
     rules.append(_Rule(_ALLOW, "clone", [_Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, _CLONE_THREAD)]))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
@@ -17,8 +18,9 @@ from service._pb.yandex.cloud.operation import operation_pb2
 from service.faults import Busy, FailedPrecondition, shown
 from service.images import Images
 from service.interceptors import caller
-from service.model import Operation
+from service.model import Operation, Resource
 from service.operations.use_cases import Operations
+from service.snapshots import Snapshots
 
 WATCHERS_MAX = 8
 """Streams at once: each holds a thread of the server."""
@@ -31,19 +33,23 @@ LOOK_S = 15.0
 class ImageDetailsServicer(services.ImageDetailsServiceServicer):
     """What the public API has no place for."""
 
-    def __init__(self, images: Images, operations: Operations, draining: threading.Event) -> None:
+    def __init__(self, images: Images, snapshots: Snapshots, operations: Operations, draining: threading.Event) -> None:
         self._images = images
+        self._snapshots = snapshots
         self._operations = operations
         self._draining = draining
         self._watchers = threading.BoundedSemaphore(WATCHERS_MAX)
 
     def GetSizes(self, request: messages.GetSizesRequest, context: grpc.ServicerContext) -> messages.ImageSizes:
-        """Return the sizes of a READY image."""
+        """Return the sizes of a READY image or snapshot."""
         validation.check(request)
-        image = self._images.get(request.image_id, caller())
-        if image.content is None:
-            raise FailedPrecondition(f"image {shown(image.id)} is being created: its sizes are known when it is READY")
-        return convert.sizes_message(image, image.content)
+        name = request.WhichOneof("resource") or "image_id"
+        resource_id = getattr(request, name)
+        found: Resource[Any] = (self._images if name == "image_id" else self._snapshots).get(resource_id, caller())
+        if found.content is None:
+            what = f"{name.removesuffix('_id')} {shown(resource_id)}"
+            raise FailedPrecondition(f"{what} is being created: its sizes are known when it is READY")
+        return convert.sizes_message(found.content, **{name: resource_id})
 
     def GetProgress(self, request: messages.GetProgressRequest, context: grpc.ServicerContext) -> messages.Progress:
         """Return how far an operation is."""

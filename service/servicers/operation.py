@@ -22,7 +22,7 @@ class OperationServicer(services.OperationServiceServicer):
     def Get(self, request: messages.GetOperationRequest, context: grpc.ServicerContext) -> operation_pb2.Operation:
         """Return the operation as it is now."""
         validation.check(request)
-        return convert.operation_message(self._operations.get(request.operation_id, caller()))
+        return convert.shared_operation_message(self._operations.get(request.operation_id, caller()))
 
     def Cancel(
         self, request: messages.CancelOperationRequest, context: grpc.ServicerContext

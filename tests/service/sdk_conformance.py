@@ -1,6 +1,6 @@
 """Every call of the image service with the unmodified public SDK, in a process of its own; exits 0 when all is as said.
 
-Run as: python -m tests.service.sdk_conformance ENDPOINT CA SOURCE_URL VIRTUAL_SIZE
+Run as: python -m tests.service.sdk_conformance ENDPOINT CA SOURCE_URL VIRTUAL_SIZE; a CA of - means plaintext.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from yandex.cloud.access.access_pb2 import (
     UpdateAccessBindingsMetadata,
     UpdateAccessBindingsRequest,
 )
+from yandex.cloud.compute.v1 import image_service_pb2
 from yandex.cloud.compute.v1.image_pb2 import Image, Os
 from yandex.cloud.compute.v1.image_service_pb2 import (
     CreateImageMetadata,
@@ -43,6 +44,12 @@ from yandex.cloud.compute.v1.image_service_pb2 import (
     UpdateImageRequest,
 )
 from yandex.cloud.compute.v1.image_service_pb2_grpc import ImageServiceStub
+from yandex.cloud.endpoint import api_endpoint_service_pb2
+from yandex.cloud.endpoint.api_endpoint_service_pb2 import GetApiEndpointRequest, ListApiEndpointsRequest
+from yandex.cloud.endpoint.api_endpoint_service_pb2_grpc import ApiEndpointServiceStub
+from yandex.cloud.iam.v1.iam_token_service_pb2 import CreateIamTokenRequest
+from yandex.cloud.iam.v1.iam_token_service_pb2_grpc import IamTokenServiceStub
+from yandex.cloud.operation import operation_service_pb2
 from yandex.cloud.operation.operation_service_pb2 import CancelOperationRequest, GetOperationRequest
 from yandex.cloud.operation.operation_service_pb2_grpc import OperationServiceStub
 from yandexcloud import SDK, RetryInterceptor  # type: ignore[attr-defined]
@@ -50,27 +57,63 @@ from yandexcloud import SDK, RetryInterceptor  # type: ignore[attr-defined]
 GIB = 1 << 30
 
 
+class Watch(grpc.UnaryUnaryClientInterceptor):
+    """Notes which methods are called; then the calls are the SDK's own, or go on with a token where it sends none."""
+
+    def __init__(self, retries: RetryInterceptor | None, header: tuple[str, str] | None) -> None:
+        self.called: set[str] = set()
+        self._retries = retries
+        self._header = header
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call."""
+        self.called.add(str(client_call_details.method).lstrip("/"))
+        if self._header is not None:
+            metadata = (*(client_call_details.metadata or ()), self._header)
+            client_call_details = client_call_details._replace(metadata=metadata)
+        if self._retries is None:
+            return continuation(client_call_details, request)
+        return self._retries.intercept_unary_unary(continuation, client_call_details, request)
+
+
 class Conformance:
-    """One caller and its folder."""
+    """One caller and its folder, over TLS or in plaintext."""
 
     def __init__(self, endpoint: str, ca: str, uri: str, virtual_size: int) -> None:
-        root = Path(ca).read_bytes()
         self.uri = uri
         self.virtual_size = virtual_size
-        retries = RetryInterceptor(max_retry_count=3)
-        self.sdk = SDK(endpoint=endpoint, iam_token="any", root_certificates=root, interceptor=retries)
-        self.plain = SDK(endpoint=endpoint, iam_token="any", root_certificates=root)
-        self.images = self.sdk.client(ImageServiceStub)
-        self.operations = self.sdk.client(OperationServiceStub)
+        self.plaintext = ca == "-"
+        root = None if self.plaintext else Path(ca).read_bytes()
+        self.sdk = SDK(endpoint=endpoint, iam_token="any", root_certificates=root)
+        self.where: dict[str, Any] = {"endpoint": endpoint, "insecure": True} if self.plaintext else {}
+        header = ("authorization", "Bearer any") if self.plaintext else None
+        self.watch = Watch(RetryInterceptor(max_retry_count=3), header)
+        self.keyless = Watch(None, header)  # the SDK's interceptor adds a key of its own to each call
+        self.images = self.client(ImageServiceStub)
+        self.operations = self.client(OperationServiceStub)
         self.folder = f"sdk{uuid.uuid4().hex[:8]}"
 
+    def client(self, stub: Any, *, keyed: bool = True) -> Any:
+        """Return a client of one service, as the SDK makes it."""
+        return self.sdk.client(stub, interceptor=self.watch if keyed else self.keyless, **self.where)
+
     def wait(self, operation: Any, response: Any, metadata: Any) -> Any:
-        """Wait as the SDK does; return the response."""
+        """Wait as the SDK does; return the response. Its waiter dials with TLS whatever it is told: poll without it."""
         assert operation.metadata.Is(metadata.DESCRIPTOR)
-        result: Any = self.sdk.wait_operation_and_get_result(
-            operation, response_type=response, meta_type=metadata, timeout=60
-        )
-        return result.response
+        if not self.plaintext:
+            result: Any = self.sdk.wait_operation_and_get_result(
+                operation, response_type=response, meta_type=metadata, timeout=240
+            )
+            return result.response
+        deadline_s = time.monotonic() + 240
+        while not operation.done:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+            operation = self.operations.Get(GetOperationRequest(operation_id=operation.id))
+            assert operation.metadata.Is(metadata.DESCRIPTOR)
+        answer = response()
+        assert operation.response.Unpack(answer), operation.error
+        return answer
 
     def create(self, **fields: Any) -> Any:
         """Import an image and return it."""
@@ -195,7 +238,7 @@ class Conformance:
     def check_operations(self) -> None:
         """Cancel, repeat under one key, poll at one second, list."""
         key = (("idempotency-key", str(uuid.uuid4())),)
-        client = self.plain.client(ImageServiceStub)  # the interceptor would add a key of its own
+        client = self.client(ImageServiceStub, keyed=False)
         request = CreateImageRequest(folder_id=self.folder, name="once", uri=self.uri)
         first, again = client.Create(request, metadata=key), client.Create(request, metadata=key)
         assert first.id == again.id
@@ -236,31 +279,34 @@ class Conformance:
         operation = self.images.Delete(DeleteImageRequest(image_id=image_id))
         self.wait(operation, Empty, DeleteImageMetadata)
 
+    def check_discovery(self) -> None:
+        """Addresses of the services, and a token for a credential; neither call has a token."""
+        endpoints = self.client(ApiEndpointServiceStub)
+        listed = endpoints.List(ListApiEndpointsRequest()).endpoints
+        assert {one.id for one in listed} == {"compute", "endpoint", "iam", "operation"}
+        for one in listed:
+            assert endpoints.Get(GetApiEndpointRequest(api_endpoint_id=one.id)) == one
+        unknown = GetApiEndpointRequest(api_endpoint_id="storage")
+        self.refused(lambda: endpoints.Get(unknown), grpc.StatusCode.NOT_FOUND)
+        answer = self.client(IamTokenServiceStub).Create(CreateIamTokenRequest(yandex_passport_oauth_token="mine"))
+        assert answer.iam_token
+        assert answer.expires_at.seconds > time.time()
 
-def check_plaintext(endpoint: str, uri: str) -> None:
-    """What the SDK can do without TLS: calls of one stub; its waiter always dials with TLS."""
-    client = SDK(iam_token="any").client(ImageServiceStub, endpoint=endpoint, insecure=True)
-    token = (("authorization", "Bearer any"),)  # the SDK itself sends none without TLS
-    operation = client.Create(CreateImageRequest(folder_id="plain", uri=uri), metadata=token)
-    deadline_s = time.monotonic() + 60
-    metadata = CreateImageMetadata()
-    assert operation.metadata.Unpack(metadata)
-    while client.Get(GetImageRequest(image_id=metadata.image_id), metadata=token).status != Image.READY:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
-    listed = client.List(ListImagesRequest(folder_id="plain"), metadata=token)
-    assert [image.id for image in listed.images] == [metadata.image_id]
+    def check_completeness(self) -> None:
+        """No call of these services was left out."""
+        for file in (image_service_pb2, operation_service_pb2, api_endpoint_service_pb2):
+            for service in file.DESCRIPTOR.services_by_name.values():
+                missing = {f"{service.full_name}/{method.name}" for method in service.methods} - self.watch.called
+                assert not missing, missing
 
 
 def main(endpoint: str, ca: str, uri: str, virtual_size: str) -> None:
-    """Check everything, in this order; `ca` of `-` means that there is no TLS."""
-    if ca == "-":
-        check_plaintext(endpoint, uri)
-        return
+    """Check everything, in this order."""
     run = Conformance(endpoint, ca, uri, int(virtual_size))
     for check in (
         run.check_create_and_get, run.check_refusals, run.check_copy_and_family, run.check_list, run.check_update,
-        run.check_bindings, run.check_operations, run.check_habits, run.check_delete,
+        run.check_bindings, run.check_operations, run.check_habits, run.check_delete, run.check_discovery,
+        run.check_completeness,
     ):  # fmt: skip
         check()
         sys.stdout.write(f"{check.__name__}\n")

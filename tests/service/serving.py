@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 import grpc
 
 from service._pb.dataplane.v1 import image_details_pb2_grpc
-from service._pb.yandex.cloud.compute.v1 import image_pb2, image_service_pb2_grpc
+from service._pb.yandex.cloud.compute.v1 import (
+    disk_service_pb2_grpc,
+    image_pb2,
+    image_service_pb2_grpc,
+    snapshot_service_pb2_grpc,
+)
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.operation import operation_pb2, operation_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
@@ -26,7 +31,7 @@ from tests.postgres import chosen_database
 T = TypeVar("T")
 
 DATAPLANE = [sys.executable, "-m", "dataplane.cli.main"]
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
 
 
 class Serving:
@@ -65,6 +70,8 @@ class Serving:
             credentials = grpc.composite_channel_credentials(credentials, call)
         self.channel = grpc.secure_channel(self.endpoint, credentials)
         self.images = image_service_pb2_grpc.ImageServiceStub(self.channel)
+        self.disks = disk_service_pb2_grpc.DiskServiceStub(self.channel)
+        self.snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(self.channel)
         self.operations = operation_service_pb2_grpc.OperationServiceStub(self.channel)
         self.details = image_details_pb2_grpc.ImageDetailsServiceStub(self.channel)
 
@@ -137,7 +144,7 @@ class Serving:
         """Say True when no import has files of its own in the store."""
         return None if any(name.startswith("tmp/") for name in self.files()) else True
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 120) -> int:
         """Send a signal and return the exit code."""
         self.channel.close()
         if self.process.poll() is None:

@@ -13,7 +13,6 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service import dev_tls
@@ -21,6 +20,7 @@ from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from service._pb.yandex.cloud.operation import operation_service_pb2 as operations
 from service._pb.yandex.cloud.operation import operation_service_pb2_grpc
+from tests.service.certificates import client_identity
 from tests.service.serving import DATAPLANE, Serving, serve
 
 POLICY = """
@@ -183,13 +183,6 @@ def test_secrets_are_in_no_log(guarded: Guarded) -> None:
     text = guarded.server.log.read_text()
     assert not any(token in text for token in guarded.tokens.values())
     assert "t1.ey" not in text
-
-
-def client_identity(folder: Path) -> dev_tls.ServerIdentity:
-    """Make an authority, and a certificate of it for a client."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ExtendedKeyUsageOID, "SERVER_AUTH", ExtendedKeyUsageOID.CLIENT_AUTH)
-        return dev_tls.ensure(folder)
 
 
 def test_client_certificate_is_asked_for(tmp_path: Path) -> None:

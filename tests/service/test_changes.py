@@ -147,7 +147,7 @@ def test_copy_into_another_folder_keeps_the_source_until_it_ends(control: Contro
     held = control.claimed()
     assert held.held_pin in control.contents.pins
     control.succeed(held)
-    assert control.contents.pins == {held.image_id}
+    assert control.contents.pins == {held.resource_id}
 
 
 def test_cancelled_copy_lets_go_of_its_source(control: ControlPlane) -> None:

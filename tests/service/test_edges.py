@@ -134,7 +134,9 @@ def test_dev_binds_to_loopback_only(host: str) -> None:
 
 
 def test_worker_config_round_trips() -> None:
-    made = WorkerConfig(data_dir="d", store_path="s", owner="o", allow_source=("h:1",), allow_http=True)
+    made = WorkerConfig(
+        data_dir="d", disks_path="/d", store_path="s", owner="o", allow_source=("h:1",), allow_http=True
+    )
     assert WorkerConfig.from_line(made.to_line()) == made
     for line in ("", "[]", "{}", '{"x": 1}'):
         with pytest.raises(errors.UsageError):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from service.registration import SERVICES
 from tests.service.control import TOKEN, ControlPlane, running
+from tests.service.test_disk_calls import created, snapshot
 
 EXPECTED = {
     grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS,
@@ -29,7 +30,7 @@ METHODS = sorted(
 )
 KNOWN_TEXTS = [
     "", "f1", "disk", "name", "createdAt desc", 'name="disk"', "status IN ('READY')", "labels.a != 'b'",
-    "min_disk_size", "a\n",
+    "min_disk_size", "a\n", "network-ssd", "size", "disk_placement_policy",
     "https://h/a?x#y", "http://[::1", "\0", "é" * 60, "a" * 64, "k" * 2100, "yandex",
 ]  # fmt: skip
 TEXT = st.one_of(st.sampled_from(KNOWN_TEXTS), st.text(max_size=30))
@@ -40,8 +41,13 @@ INTEGER = st.one_of(st.sampled_from(INTEGERS), st.integers(-(2**63), 2**63 - 1))
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControlPlane, list[str]]]:
     with running(tmp_path_factory.mktemp("fuzz")) as made:
-        ready, creating = made.ready(name="disk", labels={"a": "b"}), made.create(name="other")
-        yield made, [ready, creating.id]
+        ready = made.ready(name="disk", labels={"a": "b"})
+        disk, other = created(made, name="disk"), created(made, image_id=ready)
+        snapshot(made, disk.id)
+        taken = made.claimed()
+        made.succeed(taken)
+        snapshot(made, other.id)
+        yield made, [ready, disk.id, other.id, taken.resource_id, made.create(name="other").id]
 
 
 def value_of(field: Any, texts: st.SearchStrategy[str], depth: int) -> st.SearchStrategy[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from dataplane.errors import NoSpace, NotFound
-from service.catalog import schema
 from service.catalog.database import Database
+from service.faults import Busy
 
 TABLE = sa.Table("t", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True))
 
@@ -112,43 +113,26 @@ def test_change_within_a_change_is_refused_and_so_is_one_after_the_end(database:
         database.write(insert(1))
 
 
-def test_catalogue_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite3"
-    old = sqlite3.connect(path)
-    now = Database.at_path(tmp_path / "now.sqlite3")
-    now.write(schema.create_tables)
-    with now.read() as tx:
-        wanted = described(tx)
-        tables = [row[0] for row in tx.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'table'")]
-    now.close()
-    for text in tables:
-        if "TABLE request_keys" in text or "TABLE access_bindings" in text:
-            continue
-        lines = [line for line in text.splitlines() if not any(f"\t{name} " in line for name in schema.SECOND)]
-        old.execute("\n".join(lines))
-    old.execute("CREATE INDEX operations_pending ON operations (created_at_us, id) WHERE done IS 0")
-    old.execute("CREATE INDEX operations_image ON operations (image_id)")
-    old.execute("CREATE UNIQUE INDEX images_name ON images (folder_id, name) WHERE name != ''")
-    old.execute("INSERT INTO catalog_schema VALUES (1, 1)")
-    old.commit()
-    old.close()
-    database = Database.at_path(path)
-    database.write(schema.create_tables)
-    database.write(schema.create_tables)
-    with database.read() as tx:
-        assert described(tx) == wanted
-    database.close()
+def test_lock_of_another_process_is_waited_for(database: Database, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "c.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(database.write, lambda tx: tx.execute(sa.insert(TABLE).values(n=1)))
+        time.sleep(0.2)
+        assert not waiting.done()
+        other.execute("COMMIT")
+        waiting.result(30)
+    other.close()
+    assert numbers(database) == [1]
 
 
-def described(tx: sa.Connection) -> dict[str, Any]:
-    """Return the names of all columns and indexes."""
-    inspector = sa.inspect(tx)
-    return {
-        table: (
-            sorted(
-                (column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)
-            ),
-            sorted(str(index["name"]) for index in inspector.get_indexes(table)),
-        )
-        for table in inspector.get_table_names()
-    }
+def test_lock_that_is_never_let_go_is_busy(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.catalog.database.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("service.catalog.database.ATTEMPTS_MAX", 2)
+    other = sqlite3.connect(tmp_path / "c.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Busy):
+        database.write(lambda tx: tx.execute(sa.insert(TABLE).values(n=1)))
+    other.close()
+    database.write(lambda tx: tx.execute(sa.insert(TABLE).values(n=2)))
+    assert numbers(database) == [2]

@@ -73,7 +73,7 @@ def test_heartbeat_ends_a_cancelled_operation_whose_work_hangs(catalogue: Catalo
     assert ended is not None
     assert ended.error is not None
     assert status_pb2.Status.FromString(ended.error).code == code_pb2.CANCELLED
-    assert catalogue.status(operation.image_id) is None
+    assert catalogue.status(operation.resource_id) is None
 
 
 def test_heartbeat_stops_work_when_a_fresh_url_has_come(catalogue: Catalogue) -> None:

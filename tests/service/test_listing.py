@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service.faults import InvalidRequest
 from service.filtering import Condition, parse
-from service.listing import Listing
+from service.listing import IMAGE_FIELDS, Listing
 from tests.service.control import TOKEN, ControlPlane
 from tests.service.test_image_calls import delete, image_id_of, list_ids, refused
 
@@ -58,7 +58,7 @@ def test_filter_that_is_none_says_where(text: str) -> None:
 @given(st.text(max_size=60))
 def test_any_filter_is_read_or_refused(text: str) -> None:
     with suppress(InvalidRequest):  # and no other error
-        Listing("f", filter_text=text, order_by="")
+        Listing(IMAGE_FIELDS, "f", filter_text=text, order_by="")
 
 
 @given(st.text(alphabet="abc\"'\\ ", max_size=20))

@@ -13,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from service.auth import ANONYMOUS
-from service.catalog import image_rows, operation_rows, schema
+from service.catalog import operation_rows, schema
 from service.catalog.database import Database
 from service.catalog.lookup import KEY
-from service.model import Image, ImageSpec, ImageStatus, OperationKind
+from service.catalog.resource_rows import IMAGES
+from service.model import Image, ImageSpec, OperationKind, Resource, Status
 from service.operations.beginning import new_operation
 from service.origin import Origin
 from tests.postgres import chosen_database
@@ -46,31 +47,31 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def added(database: Database, image_id: str, **fields: Any) -> Image:
-    ready = Image(id=image_id, spec=SPEC, status=ImageStatus.READY, created_at_us=2**50, content=CONTENT)
+    ready = Resource(id=image_id, spec=SPEC, status=Status.READY, created_at_us=2**50, content=CONTENT)
     image = replace(ready, **fields)
-    database.write(lambda tx: image_rows.insert(tx, image))
+    database.write(lambda tx: IMAGES.insert(tx, image))
     return image
 
 
 def change(database: Database, **values: str) -> None:
-    database.write(lambda tx: image_rows.update(tx, "one", values))
+    database.write(lambda tx: IMAGES.update(tx, "one", values))
 
 
 def test_images_are_what_a_transaction_reads(database: Database) -> None:
     ready = added(database, "ready")
     fresh = replace(SPEC, name="", hardware_generation=None)
-    creating = added(database, "creating", spec=fresh, status=ImageStatus.CREATING, content=None)
+    creating = added(database, "creating", spec=fresh, status=Status.CREATING, content=None)
     with database.read() as tx:
         for image in (ready, creating):
-            assert image_rows.look_up(database.lookup, image.id) == image_rows.get(tx, image.id) == image
-    assert image_rows.look_up(database.lookup, "none") is None
+            assert IMAGES.look_up(database.lookup, image.id) == IMAGES.get(tx, image.id) == image
+    assert IMAGES.look_up(database.lookup, "none") is None
 
 
 @pytest.mark.parametrize("response", [None, b"\0\xff"])
 def test_operations_are_what_a_transaction_reads(database: Database, response: bytes | None) -> None:
     operation = new_operation(
         OperationKind.CREATE_IMAGE,
-        image_id="i",
+        resource_id="i",
         folder_id="f1",
         origin=Origin(caller=ANONYMOUS),
         source=b"sealed",
@@ -87,7 +88,7 @@ def test_each_look_sees_what_was_committed_before_it(database: Database) -> None
     added(database, "one")
     for number in range(20):
         change(database, description=str(number))
-        found = image_rows.look_up(database.lookup, "one")
+        found = IMAGES.look_up(database.lookup, "one")
         assert found is not None
         assert found.spec.description == str(number)
 
@@ -96,7 +97,7 @@ def test_looks_of_many_threads_while_rows_change(database: Database) -> None:
     added(database, "one", spec=SPEC)
 
     def look(_: int) -> set[str]:
-        seen = [image_rows.look_up(database.lookup, "one") for _ in range(50)]
+        seen = [IMAGES.look_up(database.lookup, "one") for _ in range(50)]
         return {image.spec.family + image.spec.description for image in seen if image is not None}
 
     with ThreadPoolExecutor(8) as pool:
@@ -119,7 +120,7 @@ def at_path(tmp_path: Path) -> Iterator[tuple[Database, Path]]:
 def test_no_look_keeps_sqlite_from_emptying_its_log(at_path: tuple[Database, Path]) -> None:
     database, path = at_path
     added(database, "one")
-    assert image_rows.look_up(database.lookup, "one") is not None
+    assert IMAGES.look_up(database.lookup, "one") is not None
     added(database, "two", spec=replace(SPEC, name="two"))
     other = sqlite3.connect(path)
     busy, pages, moved = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -144,8 +145,28 @@ def test_connections_are_used_again_and_closed_with_the_database(at_path: tuple[
     sa.event.listen(database.engine, "connect", lambda connection, _record: opened.append(connection))
     database.engine.dispose()
     for _ in range(10):
-        image_rows.look_up(database.lookup, "one")
+        IMAGES.look_up(database.lookup, "one")
     assert len(opened) == 1
     database.close()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")
+
+
+def test_unchanged_rows_are_not_read_again(at_path: tuple[Database, Path]) -> None:
+    database, path = at_path
+    added(database, "one")
+    added(database, "two", spec=replace(SPEC, name="two"))
+    first = IMAGES.look_up(database.lookup, "one")
+    assert first is not None
+    assert IMAGES.look_up(database.lookup, "one") is first
+    other = sqlite3.connect(path)  # as another process
+    other.execute("UPDATE images SET description = 'new' WHERE id = 'one'")
+    other.commit()
+    changed = IMAGES.look_up(database.lookup, "one")
+    assert changed is not None
+    assert changed.spec.description == "new"
+    other.execute("DELETE FROM images WHERE id = 'one'")
+    other.commit()
+    other.close()
+    assert IMAGES.look_up(database.lookup, "one") is None
+    assert IMAGES.look_up(database.lookup, "two") is not None

@@ -13,11 +13,12 @@ from sqlalchemy.engine import Connection
 
 from dataplane.errors import NotFound, StoreIncompatible
 from service.auth import EVERYTHING, Caller
-from service.catalog import image_rows, operation_rows, schema
+from service.catalog import operation_rows, schema
 from service.catalog.database import Database
+from service.catalog.resource_rows import IMAGES
 from service.faults import LeaseLost
 from service.images import Images
-from service.model import ImageSpec, ImageStatus, Operation, now_us
+from service.model import ImageSpec, Operation, Status, now_us
 from service.operations import ending
 from service.operations.use_cases import Operations
 from service.origin import Origin
@@ -84,9 +85,9 @@ class Catalogue:
                 tx,
                 operation,
                 content=CONTENT,
-                min_disk_size=1,
+                values={"min_disk_size": 1},
                 progress={},
-                pin=lambda _tx: pinned.append(operation.image_id),
+                pin=lambda _tx: pinned.append(operation.resource_id),
                 contents=self.contents,
             )
 
@@ -97,7 +98,7 @@ class Catalogue:
             lambda tx: ending.undo(tx, operation, epoch=operation.epoch, error=FAILURE, contents=self.contents)
         )
 
-    def status(self, image_id: str) -> ImageStatus | None:
+    def status(self, image_id: str) -> Status | None:
         try:
             return self.images.get(image_id, CALLER).status
         except NotFound:
@@ -182,10 +183,10 @@ def test_success_of_an_older_epoch_changes_nothing(catalogue: Catalogue) -> None
     with pytest.raises(LeaseLost):
         catalogue.succeed(first, pinned)
     assert pinned == []
-    assert catalogue.status(first.image_id) is ImageStatus.CREATING
+    assert catalogue.status(first.resource_id) is Status.CREATING
     catalogue.succeed(second, pinned)
-    assert pinned == [first.image_id]
-    assert catalogue.status(first.image_id) is ImageStatus.READY
+    assert pinned == [first.resource_id]
+    assert catalogue.status(first.resource_id) is Status.READY
 
 
 def test_success_after_a_cancel_is_refused(catalogue: Catalogue) -> None:
@@ -194,7 +195,7 @@ def test_success_after_a_cancel_is_refused(catalogue: Catalogue) -> None:
     catalogue.operations.cancel(operation.id, CALLER)
     with pytest.raises(LeaseLost):
         catalogue.succeed(operation, [])
-    assert catalogue.status(operation.image_id) is ImageStatus.CREATING
+    assert catalogue.status(operation.resource_id) is Status.CREATING
 
 
 def test_failed_pin_leaves_the_image_creating(catalogue: Catalogue) -> None:
@@ -207,10 +208,16 @@ def test_failed_pin_leaves_the_image_creating(catalogue: Catalogue) -> None:
     with pytest.raises(NotFound):
         catalogue.database.write(
             lambda tx: ending.succeed(
-                tx, operation, content=CONTENT, min_disk_size=1, progress={}, pin=pin, contents=catalogue.contents
+                tx,
+                operation,
+                content=CONTENT,
+                values={"min_disk_size": 1},
+                progress={},
+                pin=pin,
+                contents=catalogue.contents,
             )
         )
-    assert catalogue.status(operation.image_id) is ImageStatus.CREATING
+    assert catalogue.status(operation.resource_id) is Status.CREATING
     assert not catalogue.operations.get(operation.id, CALLER).done
 
 
@@ -223,7 +230,7 @@ def test_failure_removes_the_image_and_frees_its_name(catalogue: Catalogue) -> N
     assert (ended.done, ended.response, ended.source) == (True, None, None)
     assert ended.error is not None
     assert status_pb2.Status.FromString(ended.error) == FAILURE
-    assert catalogue.status(operation.image_id) is None
+    assert catalogue.status(operation.resource_id) is None
     catalogue.create()
 
 
@@ -232,7 +239,7 @@ def test_failure_of_an_older_epoch_changes_nothing(catalogue: Catalogue) -> None
     first = catalogue.claimed("a", EXPIRED)
     catalogue.claimed("b")
     assert not catalogue.fail(first)
-    assert catalogue.status(first.image_id) is ImageStatus.CREATING
+    assert catalogue.status(first.resource_id) is Status.CREATING
 
 
 def test_finished_operation_stays_as_it_is(catalogue: Catalogue) -> None:
@@ -291,20 +298,20 @@ def test_write_is_rolled_back_when_it_raises(catalogue: Catalogue) -> None:
     operation = catalogue.create()
 
     def work(tx: Connection) -> None:
-        image_rows.delete(tx, operation.image_id, status=ImageStatus.CREATING)
+        IMAGES.delete(tx, operation.resource_id, status=Status.CREATING)
         raise NotFound("stop")
 
     with pytest.raises(NotFound):
         catalogue.database.write(work)
-    assert catalogue.status(operation.image_id) is ImageStatus.CREATING
+    assert catalogue.status(operation.resource_id) is Status.CREATING
 
 
 def test_readers_do_not_wait_for_a_writer(catalogue: Catalogue) -> None:
     operation = catalogue.create()
 
     def work(tx: Connection) -> None:
-        image_rows.delete(tx, operation.image_id, status=ImageStatus.CREATING)
-        assert catalogue.images.get(operation.image_id, CALLER).id == operation.image_id
+        IMAGES.delete(tx, operation.resource_id, status=Status.CREATING)
+        assert catalogue.images.get(operation.resource_id, CALLER).id == operation.resource_id
 
     catalogue.database.write(work)
 

@@ -14,6 +14,7 @@ import pytest
 
 from service import dev_tls
 from service.registration import FILES
+from tests.service.certificates import client_identity
 from tests.service.serving import Serving, serve
 from tests.service.web import Web, serving
 
@@ -42,7 +43,9 @@ class Answer:
 class Rest:
     """A client of the HTTP mapping."""
 
-    def __init__(self, server: Serving, ca: Path) -> None:
+    def __init__(self, server: Serving, ca: Path, client: Path | None = None) -> None:
+        """`client` is a folder with a certificate to show."""
+        self.client = client
         event = server.until(lambda: next((e for e in server.events() if e["event"] == "rest served"), None))
         host, _, port = event["address"].rpartition(":")
         self.address = (host, int(port))
@@ -51,6 +54,8 @@ class Rest:
 
     def __call__(self, verb: str, path: str, body: Any = None, *, token: str | None = "t", **headers: str) -> Answer:
         context = ssl.create_default_context(cafile=str(self.ca))
+        if self.client is not None:
+            context.load_cert_chain(self.client / "server.pem", self.client / "server.key")
         connection = http.client.HTTPSConnection(*self.address, timeout=30, context=context)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if token is not None:
@@ -90,6 +95,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.fixture(scope="module")
 def rest(server: Serving) -> Rest:
     return Rest(server, server.ca)
+
+
+def test_disk_becomes_a_snapshot_over_http(rest: Rest) -> None:
+    wanted = {"folderId": "rest", "name": "d", "zoneId": "z", "size": "16777216", "typeId": "network-ssd"}
+    created = rest("POST", "/compute/v1/disks", wanted)
+    assert created.status == 200, created.text
+    disk_id = created.json["metadata"]["diskId"]
+    disk = rest("GET", f"/compute/v1/disks/{disk_id}").json
+    assert disk == {key: value for key, value in created.json["response"].items() if key != "@type"}
+    assert (disk["size"], disk["blockSize"], disk["status"]) == ("16777216", "4096", "READY")
+    grown = rest("PATCH", f"/compute/v1/disks/{disk_id}", {"updateMask": "size", "size": "33554432"})
+    assert grown.json["response"]["size"] == "33554432"
+    started = rest("POST", "/compute/v1/snapshots", {"folderId": "rest", "diskId": disk_id}).json
+    assert started["metadata"]["diskId"] == disk_id
+    done = rest.ended(started["id"])
+    assert (done["response"]["diskSize"], done["response"]["sourceDiskId"]) == ("33554432", disk_id)
+    listed = rest("GET", "/compute/v1/snapshots?folderId=rest&orderBy=diskSize").json
+    assert [one["id"] for one in listed["snapshots"]] == [started["metadata"]["snapshotId"]]
+    moved = rest("POST", f"/compute/v1/disks/{disk_id}:move", {"destinationFolderId": "x"})
+    assert (moved.status, moved.json["code"]) == (501, 12)
+    assert rest("DELETE", f"/compute/v1/disks/{disk_id}").json["done"] is True
+    wrong = rest("POST", "/compute/v1/disks", wanted | {"size": "5"})
+    assert wrong.status == 400
+    assert {found["field"] for found in wrong.json["details"][0]["fieldViolations"]} == {"size"}
 
 
 def test_image_lives_and_dies_over_http(rest: Rest, web: Web) -> None:
@@ -275,3 +304,29 @@ def test_http_asks_for_a_client_certificate_too(tmp_path: Path) -> None:
         rest = Rest(server, tmp_path / "server/ca.pem")
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             rest("GET", "/endpoints", token=None)
+
+
+def test_authority_of_clients_is_replaced_without_a_restart(tmp_path: Path) -> None:
+    dev_tls.ensure(tmp_path / "server")
+    for name in ("old", "new"):
+        client_identity(tmp_path / name)
+    authority = tmp_path / "clients.pem"
+    authority.write_bytes((tmp_path / "old/ca.pem").read_bytes())
+    flags = [
+        *("--auth", "none", "--rest-listen", "127.0.0.1:0", "--tls-client-ca", str(authority)),
+        *("--tls-cert", str(tmp_path / "server/server.pem"), "--tls-key", str(tmp_path / "server/server.key")),
+    ]
+    plain: Any = {"flags": flags, "credentials": grpc.ssl_channel_credentials(), "token": None}
+    with serve(tmp_path / "data", workers=1, **plain) as server:
+        old, new = (Rest(server, tmp_path / "server/ca.pem", tmp_path / name) for name in ("old", "new"))
+
+        def answers(rest: Rest) -> int:
+            try:
+                return rest("GET", "/endpoints", token=None).status
+            except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+                return 0
+
+        assert (answers(old), answers(new)) == (200, 0)
+        authority.write_bytes((tmp_path / "new/ca.pem").read_bytes())
+        assert server.until(lambda: answers(new) or None, 60) == 200
+        assert answers(old) == 0

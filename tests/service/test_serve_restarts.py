@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from service._pb.yandex.cloud.compute.v1 import image_pb2
+from service.operations.heartbeat import LEASE_S
+from service.worker import IDLE_S
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
 
@@ -33,9 +36,9 @@ def slow_import(server: Serving, web: Web, path: str) -> str:
     return operation.id
 
 
-def finishes(server: Serving, operation_id: str) -> None:
+def finishes(server: Serving, operation_id: str, timeout_s: float = 20) -> None:
     image = image_pb2.Image()
-    assert server.finished(operation_id).response.Unpack(image)
+    assert server.finished(operation_id, timeout_s).response.Unpack(image)
     assert (image.status, image.name) == (image_pb2.Image.READY, "disk")
 
 
@@ -60,6 +63,32 @@ def test_killed_server_takes_its_workers_along_and_the_next_one_goes_on(tmp_path
     web.rates.clear()
     with serve(tmp_path / "data") as server:
         finishes(server, operation_id)
+
+
+def test_operation_of_workers_that_died_unseen_is_taken_over(tmp_path: Path, web: Web) -> None:
+    """Nobody is told when a worker of another verb dies together with that verb: its lease has to run out."""
+    assert LEASE_S + IDLE_S < 10  # seconds; the goal
+    with serve(tmp_path / "data", workers=1) as server:
+        busy = server.create(web.add("/busy.raw", RAW, rate=MIB / 2), folder_id="busy")
+        server.worker_of(busy.id)  # the server's own
+        command = [*DATAPLANE, "worker", "--data", str(tmp_path / "data"), "--workers", "1", "--dev"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=server.log.open("ab"), text=True) as verb:
+            assert verb.stdout is not None
+            assert verb.stdout.readline().startswith("working on")
+            operation = server.create(web.add("/unseen.raw", RAW, rate=MIB), name="disk")
+            worker = server.worker_of(operation.id)
+            assert worker in children_of(verb.pid)
+            server.until(lambda: server.reads(operation.id), 60)
+            verb.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        web.rates.clear()
+        finishes(server, operation.id, 120)
+        assert server.worker_of(operation.id, epoch=2) != worker
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 def alive(pid: int) -> bool:

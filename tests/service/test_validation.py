@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import validation
+from service import rules, validation
 from service._pb.dataplane.v1 import image_details_pb2 as details
 from service._pb.yandex.cloud.compute.v1 import hardware_generation_pb2 as pci
 from service._pb.yandex.cloud.compute.v1 import image_pb2
@@ -150,7 +150,9 @@ WRONG = {
     "token_missing": (iam.CreateIamTokenRequest(), ["identity"]),
     "token_4001": (iam.CreateIamTokenRequest(yandex_passport_oauth_token="t" * 4001), ["yandex_passport_oauth_token"]),
     "token_8001": (iam.CreateIamTokenRequest(jwt="t" * 8001), ["jwt"]),
-    "sizes_missing": (details.GetSizesRequest(), ["image_id"]),
+    "sizes_missing": (details.GetSizesRequest(), ["resource"]),
+    "sizes_empty": (details.GetSizesRequest(image_id=""), ["image_id"]),
+    "sizes_snapshot_51": (details.GetSizesRequest(snapshot_id="s" * 51), ["snapshot_id"]),
 }
 
 
@@ -182,6 +184,6 @@ def test_name_pattern_matches_oracle(name: str) -> None:
 
 @given(st.text(max_size=40))
 def test_accepted_uri_is_a_web_url_of_one_word(uri: str) -> None:
-    if validation.is_web_url(uri):
+    if rules.is_web_url(uri):
         assert uri.lower().startswith(("http://", "https://"))
         assert not set(uri) & set(" \t\r\n\0\\")

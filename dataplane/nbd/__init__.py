@@ -1,0 +1,1 @@
+"""Serving disks over NBD, the network block device protocol."""
