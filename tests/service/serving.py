@@ -79,6 +79,8 @@ class Serving:
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], START_TIMEOUT_S)
         line = self.process.stdout.readline() if readable else ""
+        if not line.startswith("listening on "):
+            self.process.kill()
         assert line.startswith("listening on "), f"{line!r}; log: {self.log.read_text()}"
         return line.split()[-1]
 
@@ -143,6 +145,11 @@ class Serving:
     def without_work_files(self) -> bool | None:
         """Say True when no import has files of its own in the store."""
         return None if any(name.startswith("tmp/") for name in self.files()) else True
+
+    def memory_peak(self) -> int:
+        """Return the most memory that the server's process ever had, in bytes."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) << 10
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 120) -> int:
         """Send a signal and return the exit code."""
