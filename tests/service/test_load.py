@@ -64,7 +64,7 @@ def create_from_clients(server: Serving, web: Web, each: int) -> tuple[dict[str,
                     operation = stub.Create(request, metadata=token)
                     made[operation.id] = image_id_of(operation)
                 except grpc.RpcError as error:
-                    refused[error.code()] += 1  # type: ignore[attr-defined]
+                    refused[error.code()] += 1
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(client, range(CLIENTS)))
