@@ -300,7 +300,8 @@ def test_watch_ends_with_the_operation(control: ControlPlane) -> None:
         stages.append(progress.stage)
         if len(stages) == 1:
             control.succeed(control.claimed())
-    assert stages == [details.Progress.QUEUED, details.Progress.DONE]
+    # Between the two a slow machine may show it without a place in the queue, claimed and not begun.
+    assert list(dict.fromkeys(stages)) == [details.Progress.QUEUED, details.Progress.DONE]
 
 
 def test_watch_of_an_unknown_operation_is_not_found(control: ControlPlane) -> None:
