@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.disks.block_map import PAGE_BLOCKS, BlockMap, BlockState
@@ -24,6 +24,7 @@ def changed(changes: list[tuple[int, int, BlockState]]) -> tuple[BlockMap, list[
     return blocks, model
 
 
+@settings(max_examples=40, deadline=None)
 @given(changes=CHANGES, first=PLACES, count=LENGTHS)
 def test_map_is_a_list(changes: list[tuple[int, int, BlockState]], first: int, count: int) -> None:
     blocks, model = changed(changes)
@@ -41,6 +42,7 @@ def test_map_is_a_list(changes: list[tuple[int, int, BlockState]], first: int, c
     assert blocks.has_any(first, count) == any(model[first : first + count])
 
 
+@settings(max_examples=40, deadline=None)
 @given(lower=CHANGES, upper=CHANGES)
 def test_maps_add_up(lower: list[tuple[int, int, BlockState]], upper: list[tuple[int, int, BlockState]]) -> None:
     blocks, below = changed(lower)
@@ -50,6 +52,7 @@ def test_maps_add_up(lower: list[tuple[int, int, BlockState]], upper: list[tuple
     assert [state for run in blocks.runs(0, BLOCKS) for state in [run.state] * run.length] == expected
 
 
+@settings(max_examples=40, deadline=None)
 @given(changes=CHANGES)
 def test_pages_make_the_map_again(changes: list[tuple[int, int, BlockState]]) -> None:
     blocks, _ = changed(changes)
