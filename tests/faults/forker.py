@@ -121,6 +121,7 @@ def serve() -> None:
         "dataplane.ingest.importing",
         "dataplane.upkeep.gc",
         "dataplane.upkeep.hurt_images",
+        "dataplane.upkeep.repair",
         "dataplane.upkeep.scrub",
     ):
         importlib.import_module(module)
