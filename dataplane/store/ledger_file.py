@@ -121,7 +121,7 @@ class LedgerFile(LedgerDatabase):
             return StoreLocked(f"{self.name} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process")
         if code == sqlite3.SQLITE_FULL:
             return NoSpace(f"no space left while writing {self.name}: free space and try again")
-        if code == sqlite3.SQLITE_ERROR:
+        if code in (sqlite3.SQLITE_ERROR, 0):  # the driver's own errors have no code: text that cannot be decoded
             return Corrupt(f"{self.name} lacks what it must have ({error}): restore it from a backup")
         return IoFailed(f"{self.name} failed: {error}")
 

@@ -7,6 +7,7 @@ folder of its own and then takes the old one's place: a crash leaves either, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -24,8 +25,9 @@ from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder
 from dataplane.store.ledger import Ledger
-from dataplane.store.ledger_file import LedgerFile, primary_code
+from dataplane.store.ledger_file import LedgerFile, primary_code, schema_made_by
 from dataplane.store.ledger_place import open_ledger_database, read_ledger_url
+from dataplane.store.ledger_schema import SCHEMA_VERSION, STEPS
 from dataplane.store.merging import write_merged
 from dataplane.store.pack import read_range, read_table
 from dataplane.store.pins import PIN_COLUMNS, REMOVED_COLUMNS, Pin, row_sum, unchecked_pin
@@ -148,10 +150,29 @@ def remembered(layout: Layout, folder: Path) -> tuple[list[Pin], list[tuple[Pin,
             if place.exists():
                 shutil.copyfile(place, copy.with_name("old.sqlite3-wal"))
                 break
+    mend_schema(copy)
     pins = [unchecked_pin(row) for row in readable_rows(copy, "pins", PIN_COLUMNS)]
     at = REMOVED_COLUMNS.index("removed_at")
     removed = [(unchecked_pin(row), int(str(row[at]))) for row in readable_rows(copy, "removed_pins", REMOVED_COLUMNS)]
     return pins, removed
+
+
+def mend_schema(copy: Path) -> None:
+    """Let a copy of a damaged ledger say of its tables what it should, if it is of today's version: rows need that.
+
+    Tables of an earlier version are left as they are.
+    """
+    statements = tuple(statement for step in STEPS for statement in step)
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError), contextlib.closing(connect(copy)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")  # which also lets SQLite read on where it is no SQL
+        connection.execute("BEGIN")
+        connection.executemany(
+            "UPDATE sqlite_master SET sql = ? WHERE name = ? AND type = 'table'",
+            [(text, name) for name, (_, _, text) in schema_made_by(statements).items() if text is not None],
+        )
+        connection.execute("PRAGMA writable_schema = RESET")
+        version = connection.execute("SELECT value FROM ledger_meta WHERE name = 'schema_version'").fetchone()
+        connection.execute("COMMIT" if version == (str(SCHEMA_VERSION),) else "ROLLBACK")
 
 
 def age(path: Path) -> float:

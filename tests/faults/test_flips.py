@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.store.checkpoints import Checkpoint, save_checkpoint
 from dataplane.store.store import Store
 from tests.disks import KIB, MIB, disk_bytes, write_sparse
 from tests.faults.cut_disk import memory_folder
@@ -21,6 +20,7 @@ from tests.faults.damage import LEDGER, NOTHING, Flipper, Patient
 from tests.faults.figures import Figures
 from tests.faults.free_space import free_ranges
 from tests.faults.scripts import bring
+from tests.faults.small_store import small_patient
 
 SLICE = 211
 """In `make test` every so-manieth byte has a bit flipped."""
@@ -32,38 +32,10 @@ RANDOM_FLIPS = 100_000
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
-    """A store of less than 256 KiB with rows in every table and files of every kind, each as small as can be.
-
-    Two images share a chunk; one of them is removed. Of the chunks one does not compress.
-    """
-    with tempfile.TemporaryDirectory(
-        prefix="dataplane-flips-", dir=memory_folder(tmp_path_factory.mktemp("flips"))
-    ) as at:
-        folder = Path(at)
-        with Store.create(folder / "store", chunk_size=4 * KIB) as store:
-            for name in ("kept", "removed"):
-                data = disk_bytes(4 * KIB, seed=1, block=4 * KIB) + f"{name}\n".encode() * (4 * KIB)
-                bring(store, name, write_sparse(folder / name, data[: 12 * KIB - 100]))
-            root, packs = store.pin("kept").root, sorted(store.ledger.packs())
-            store.unpin("removed", undeletable=True)
-            store.ledger.mark_verified(packs[:1])
-            store.ledger.condemn(packs[1:])
-            with store.ledger.transaction() as connection:
-                save_checkpoint(
-                    connection,
-                    Checkpoint(
-                        lease="0123456789abcdef", owner="somebody", source=bytes(range(32)), domain="", root=root,
-                        position=4 * MIB, saved_at=1_700_000_000_000_000,
-                    ),
-                )  # fmt: skip
-                connection.execute("INSERT INTO lost_chunks (id) VALUES (?)", (bytes(range(32, 64)).hex(),))
-            with store.reading("kept"):
-                shutil.copytree(store.path, folder / "with a lease")
-        Store.open(folder / "with a lease").close()  # which empties the ledger's log
-        patient = Patient(folder / "with a lease", folder)
-        assert patient.size() <= 256 * KIB
-        assert all(patient.rows.values()), "a table has no row"
-        yield patient
+    """A small store with everything in it, in memory."""
+    place = memory_folder(tmp_path_factory.mktemp("flips"))
+    with tempfile.TemporaryDirectory(prefix="dataplane-flips-", dir=place) as folder:
+        yield small_patient(Path(folder))
 
 
 def flip_each(patient: Patient, step: int, bit: int) -> Counter[str]:

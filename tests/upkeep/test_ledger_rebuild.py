@@ -89,6 +89,22 @@ def test_rotten_row_of_an_image_is_left_behind_and_the_image_found_again(path: P
     assert_whole(path, "b", "c")
 
 
+@pytest.mark.parametrize("table", ["pins", "removed_pins", "packs"])
+def test_names_are_kept_when_a_table_is_not_defined_as_it_should_be(path: Path, table: str) -> None:
+    with Store.open(path) as store:
+        store.unpin("b", undeletable=True)
+    ledger = path / "ledger.sqlite3"
+    content = ledger.read_bytes()
+    at = content.index(f"CREATE TABLE {table} (".encode())
+    ledger.write_bytes(content[:at] + b"DREATE" + content[at + 6 :])
+    report = repair(path)
+    assert report.ledger is not None
+    assert (report.ledger.named, report.ledger.recovered) == (["a", "c"], [])
+    with Store.open(path) as store:
+        store.undelete("b")
+    assert_whole(path, "a", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("code", "expected"), [(sqlite3.SQLITE_FULL, NoSpace), (sqlite3.SQLITE_IOERR_READ, IoFailed)], ids=["full", "i/o"]
 )
