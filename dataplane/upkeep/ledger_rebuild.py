@@ -160,10 +160,10 @@ def remembered(layout: Layout, folder: Path) -> tuple[list[Pin], list[tuple[Pin,
 def mend_schema(copy: Path) -> None:
     """Let a copy of a damaged ledger say of its tables what it should, if it is of today's version: rows need that.
 
-    Tables of an earlier version are left as they are.
+    Tables of an earlier version are left as they are. Raises NoSpace or IoFailed.
     """
     statements = tuple(statement for step in STEPS for statement in step)
-    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError), contextlib.closing(connect(copy)) as connection:
+    with as_far_as_readable(copy), contextlib.closing(connect(copy)) as connection:
         connection.execute("PRAGMA writable_schema = ON")  # which also lets SQLite read on where it is no SQL
         connection.execute("BEGIN")
         connection.executemany(
@@ -183,23 +183,21 @@ def age(path: Path) -> float:
 def readable_rows(database: Path, table: str, columns: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
     """Yield the rows of a table, as far as a damaged database gives them, that match their checksums.
 
-    A ledger of version 1 has none; values of the right types are believed there. Raises NoSpace or IoFailed: a disk
-    that fails now must not be taken for rows that are lost.
+    A ledger of version 1 has none; values of the right types are believed there. Raises NoSpace or IoFailed.
     """
-    connection = connect(database)
+    with as_far_as_readable(database), contextlib.closing(connect(database)) as connection:
+        yield from sound_rows(connection, table, columns)
+
+
+@contextlib.contextmanager
+def as_far_as_readable(database: Path) -> Iterator[None]:
+    """End quietly where a copy of a damaged ledger cannot be read on; raises NoSpace or IoFailed for a disk that fails.
+
+    Such a disk must not be taken for rows that are lost.
+    """
     try:
-        has_sums = any(row[1] == "row_sum" for row in connection.execute(f"PRAGMA table_info({table})"))
-        chosen = ", ".join((*columns, "row_sum") if has_sums else columns)
-        for row in connection.execute(f"SELECT {chosen} FROM {table}"):  # noqa: S608
-            values = row[: len(columns)]
-            if has_sums and row_sum(values) != row[-1]:
-                continue
-            texts = {"name", "root", "domain", "format", "removal"}
-            if all(
-                isinstance(value, str if name in texts else int) for name, value in zip(columns, values, strict=True)
-            ):
-                yield values
-    except ValueError:
+        yield
+    except ValueError:  # text that cannot be decoded
         return
     except sqlite3.Error as error:
         code = primary_code(error)
@@ -207,8 +205,19 @@ def readable_rows(database: Path, table: str, columns: tuple[str, ...]) -> Itera
             raise NoSpace(f"no space left while reading a copy of the damaged ledger, {database}: free some") from error
         if code and code not in DAMAGE:
             raise IoFailed(f"a copy of the damaged ledger, {database}, cannot be read: {error}") from error
-    finally:
-        connection.close()
+
+
+def sound_rows(connection: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
+    """Yield the rows of a table that match their checksums; raises the driver's errors."""
+    has_sums = any(row[1] == "row_sum" for row in connection.execute(f"PRAGMA table_info({table})"))
+    chosen = ", ".join((*columns, "row_sum") if has_sums else columns)
+    for row in connection.execute(f"SELECT {chosen} FROM {table}"):  # noqa: S608
+        values = row[: len(columns)]
+        if has_sums and row_sum(values) != row[-1]:
+            continue
+        texts = {"name", "root", "domain", "format", "removal"}
+        if all(isinstance(value, str if name in texts else int) for name, value in zip(columns, values, strict=True)):
+            yield values
 
 
 # ---------------------------------------------------------------------------------------------- packs and runs
