@@ -97,6 +97,9 @@ class Ledger:
                     # What is not condemned has none, and neither have leases of a program that is older than they are.
                     if found is not None and found != row_sum(row):
                         raise Corrupt(f"{self.name} is damaged: {row[0]!r} in {table} does not match its checksum")
+            half = self.query("SELECT name FROM packs WHERE (condemned_epoch IS NULL) <> (condemned_at IS NULL)")
+            if half:
+                raise Corrupt(f"{self.name} is damaged: pack {half[0][0]} is half condemned")
         self.pins()
         self.removed_pins()
 

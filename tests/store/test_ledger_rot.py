@@ -93,6 +93,15 @@ def test_what_keeps_chunks_from_being_collected_is_checked(path: Path, table: st
                 collect(store)
 
 
+def test_pack_that_is_half_condemned_is_damage(path: Path) -> None:
+    with Store.open(path) as store:
+        with store.ledger.transaction() as connection:
+            store.ledger.add_objects(connection, [(bytes(32), 1)], [])
+            connection.execute("UPDATE packs SET condemned_at = 0")
+        with pytest.raises(Corrupt, match="is half condemned"):
+            store.ledger.check()
+
+
 def test_number_of_entries_is_checked(path: Path) -> None:
     with Store.open(path) as store:
         bring(store, "disk", write_sparse(path.parent / "disk", disk_bytes(64 * KIB)))
