@@ -128,6 +128,7 @@ class Patient:
             return self._read_facts()
         finally:
             if before is not None:
+                assert not ledger.with_name(f"{LEDGER}-wal").exists(), "somebody still has the ledger open"
                 ledger.write_bytes(before)
 
     def _read_facts(self) -> Facts:
