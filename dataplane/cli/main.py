@@ -133,6 +133,10 @@ def guarded(run: Callable[[], int]) -> int:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except OSError as error:
+        # A disk that fails may do so anywhere, even where we only ask whether a file is there.
+        sys.stderr.write(f"dataplane: {error.filename or 'a file'} cannot be used: {error.strerror or error}\n")
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before)
 

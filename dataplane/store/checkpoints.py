@@ -9,15 +9,16 @@ finds its chunks unused.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
-from dataplane.dataclass import dataclass
+from dataplane.dataclass import dataclass, replace
 from dataplane.store.layout import Layout
 from dataplane.store.lease import Lease
 from dataplane.store.ledger import Ledger
+from dataplane.store.pins import CHECKPOINT_COLUMNS as COLUMNS
+from dataplane.store.pins import insert_row, row_sum
 from dataplane.store.sql import SqlConnection
 from dataplane.store.workspace import is_abandoned
-
-COLUMNS = "lease, owner, source, domain, root, position, saved_at, storage_size"
 
 _NOT_HELD = "lease NOT IN (SELECT id FROM leases)"
 
@@ -54,7 +55,7 @@ def save_checkpoint(connection: SqlConnection, checkpoint: Checkpoint) -> None:
         checkpoint.saved_at,
         checkpoint.storage_size,
     )
-    connection.execute(f"INSERT INTO checkpoints ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+    insert_row(connection, "checkpoints", COLUMNS, values)
 
 
 def drop_checkpoint(connection: SqlConnection, lease: str) -> None:
@@ -71,31 +72,24 @@ def take_checkpoint(ledger: Ledger, lease: Lease, *, owner: str, source: bytes, 
     """Return, as `lease`'s own, a copy of the checkpoint of this source that got furthest; None when there is none.
 
     It may be that of an import under way: what both go on from is immutable. What the same owner has left of imports
-    that are gone is removed. Raises LeaseLost.
+    that are gone is removed. A row that does not match its checksum counts for nothing: with another position an image
+    would lack what lies between. Raises LeaseLost.
     """
     with ledger.transaction() as connection:
         lease.check(connection)
-        row = connection.execute(
-            "SELECT root, position, storage_size FROM checkpoints WHERE source = ? AND domain = ?"
-            " ORDER BY position DESC LIMIT 1",
+        rows = connection.execute(
+            f"SELECT {', '.join(COLUMNS)}, row_sum FROM checkpoints WHERE source = ? AND domain = ?"  # noqa: S608
+            " ORDER BY position DESC",
             (source.hex(), domain),
-        ).fetchone()
+        ).fetchall()
+        found = next((parsed(row) for row in rows if row_sum(row[:-1]) == row[-1]), None)
         connection.execute(
             f"DELETE FROM checkpoints WHERE source = ? AND domain = ? AND owner = ? AND {_NOT_HELD}",  # noqa: S608
             (source.hex(), domain, owner),
         )
-        if row is None:
+        if found is None:
             return None
-        taken = Checkpoint(
-            lease=lease.id,
-            owner=owner,
-            source=source,
-            domain=domain,
-            root=bytes.fromhex(row[0]),
-            position=int(row[1]),
-            saved_at=time.time_ns() // 1000,
-            storage_size=row[2],
-        )
+        taken = replace(found, lease=lease.id, owner=owner, saved_at=time.time_ns() // 1000)
         save_checkpoint(connection, taken)
     return taken
 
@@ -104,21 +98,25 @@ def checkpoints(ledger: Ledger) -> list[Checkpoint]:
     """Return every checkpoint there is, the oldest first."""
     if ledger.schema_version < 2:  # read where it cannot be written
         return []
-    columns = COLUMNS if ledger.schema_version > 2 else COLUMNS.replace("storage_size", "NULL")
-    rows = ledger.query(f"SELECT {columns} FROM checkpoints ORDER BY saved_at, lease")  # noqa: S608
-    return [
-        Checkpoint(
-            lease=str(lease),
-            owner=str(owner),
-            source=bytes.fromhex(str(source)),
-            domain=str(domain),
-            root=bytes.fromhex(str(root)),
-            position=int(str(position)),
-            saved_at=int(str(saved_at)),
-            storage_size=None if storage_size is None else int(str(storage_size)),
-        )
-        for lease, owner, source, domain, root, position, saved_at, storage_size in rows
-    ]
+    columns = [column if ledger.schema_version > 2 or column != "storage_size" else "NULL" for column in COLUMNS]
+    rows = ledger.query(f"SELECT {', '.join(columns)} FROM checkpoints ORDER BY saved_at, lease")  # noqa: S608
+    with ledger.parsing():
+        return [parsed(row) for row in rows]
+
+
+def parsed(row: Sequence[object]) -> Checkpoint:
+    """Return the checkpoint of a row; raises ValueError."""
+    lease, owner, source, domain, root, position, saved_at, storage_size = row[: len(COLUMNS)]
+    return Checkpoint(
+        lease=str(lease),
+        owner=str(owner),
+        source=bytes.fromhex(str(source)),
+        domain=str(domain),
+        root=bytes.fromhex(str(root)),
+        position=int(str(position)),
+        saved_at=int(str(saved_at)),
+        storage_size=None if storage_size is None else int(str(storage_size)),
+    )
 
 
 def expired_checkpoints(layout: Layout, ledger: Ledger, saved_before: int) -> int:

@@ -57,10 +57,9 @@ def pending(store: Store) -> tuple[list[tuple[bytes, str]], list[CountedRoot]]:
     leaving = store.ledger.query(
         f"{SELECT_COUNTED} JOIN ({SELECT_UNPINNED}) AS gone USING (root, domain) ORDER BY number"
     )
-    return (
-        [(bytes.fromhex(str(root)), str(domain)) for root, domain in joining],
-        [checked_counted(row, store.ledger.name) for row in leaving],
-    )
+    with store.ledger.parsing():
+        to_join = [(bytes.fromhex(str(root)), str(domain)) for root, domain in joining]
+    return to_join, [checked_counted(row, store.ledger.name) for row in leaving]
 
 
 def counted_roots(store: Store) -> list[CountedRoot]:

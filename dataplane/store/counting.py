@@ -37,6 +37,7 @@ from dataplane.store.counted_roots import (
 )
 from dataplane.store.layout import naming, sync_folder
 from dataplane.store.lease import Lease
+from dataplane.store.ledger import object_name
 from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, merged_pieces, pick_group
 from dataplane.store.run_file import write_entries
 from dataplane.store.runs import Index, map_file, open_run
@@ -133,7 +134,8 @@ class Counting:
 
     def _names(self) -> dict[bytes, int]:
         rows = self._store.ledger.query("SELECT name, entries FROM count_files ORDER BY entries DESC, name")
-        return {bytes.fromhex(str(name)): int(str(entries)) for name, entries in rows}
+        with self._store.ledger.parsing():
+            return {object_name(name): int(str(entries)) for name, entries in rows}
 
     def _open(self, names: list[bytes]) -> list[Run]:
         opened = []

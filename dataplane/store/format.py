@@ -112,7 +112,7 @@ class StoreHeader:
             raise StoreIncompatible(f"store.json describes {kind!r}, not a {STORE_FORMAT}")
         if version != VERSION:
             raise StoreIncompatible(
-                f"the store has format version {version}, this program reads version {VERSION}: use a matching release"
+                f"store.json has format version {version}, this program reads version {VERSION}: use a matching release"
             )
         if checksum != json_checksum({"format": kind, "version": version, **fields}):
             raise Corrupt("store.json is damaged: its checksum does not match; restore it from a backup")

@@ -18,8 +18,9 @@ from types import TracebackType
 from dataplane.dataclass import dataclass
 from dataplane.errors import DataplaneError, IoFailed, LeaseLost, NoSpace
 from dataplane.hints import TYPE_CHECKING
-from dataplane.store.layout import Layout
+from dataplane.store.layout import Layout, naming
 from dataplane.store.ledger import Ledger
+from dataplane.store.pins import LEASE_COLUMNS, row_sum
 from dataplane.store.sql import SqlConnection
 from dataplane.store.workspace import Workspace, is_abandoned
 
@@ -54,10 +55,12 @@ class Lease:
         self.path = self._workspace.path
         try:
             with ledger.transaction() as connection:
+                epoch = ledger.epoch(connection)
+                values = (self.id, purpose, root.hex() if root else None, domain, epoch, time.time_ns() // 1000)
                 connection.execute(
-                    "INSERT INTO leases (id, purpose, root, domain, epoch, beats, created_at)"
-                    " SELECT ?, ?, ?, ?, CAST(value AS BIGINT), 0, ? FROM ledger_meta WHERE name = 'epoch'",
-                    (self.id, purpose, root.hex() if root else None, domain, time.time_ns() // 1000),
+                    f"INSERT INTO leases ({', '.join(LEASE_COLUMNS)}, row_sum, beats)"  # noqa: S608
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                    (*values, row_sum(values)),
                 )
         except BaseException:
             self._workspace.close()
@@ -140,7 +143,8 @@ def lease_rows(ledger: Ledger) -> list[LeaseRow]:
 
 def drop_dead_leases(layout: Layout, ledger: Ledger) -> int:
     """Remove the rows of processes that are gone, as their locks tell; return how many."""
-    dead = [row.id for row in lease_rows(ledger) if is_abandoned(layout.temporary / row.id)]
+    with naming(layout.temporary, "looking for who is at work in"):
+        dead = [row.id for row in lease_rows(ledger) if is_abandoned(layout.temporary / row.id)]
     if dead:
         give_up(ledger, dead)
     return len(dead)

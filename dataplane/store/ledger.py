@@ -18,34 +18,22 @@ from dataplane.dataclass import replace
 from dataplane.errors import AlreadyExists, Corrupt, IoFailed, NoSpace, NotFound, StoreLocked
 from dataplane.hints import TYPE_CHECKING
 from dataplane.store.format import ID_SIZE
-from dataplane.store.ledger_schema import SCHEMA_VERSION, create_tables, read_version, take_steps
+from dataplane.store.ledger_schema import SCHEMA_VERSION, STEPS, create_tables, read_version, take_steps
 from dataplane.store.pins import (
     PIN_COLUMNS,
     REMOVED_COLUMNS,
+    SUMMED,
     Pin,
     checked_pin,
     insert_row,
     pin_values,
+    row_sum,
     unchecked_pin,
 )
 from dataplane.store.sql import IntegrityBroken, LedgerDatabase, SqlConnection
 
 if TYPE_CHECKING:
     from typing import Any
-
-COLUMNS = {
-    "ledger_meta": ("name", "value"),
-    "packs": ("name", "size", "created_at", "verified_at", "condemned_epoch", "condemned_at"),
-    "runs": ("name", "entries", "created_at"),
-    "pins": (*PIN_COLUMNS, "row_sum"),
-    "removed_pins": (*REMOVED_COLUMNS, "row_sum"),
-    "counted_roots": ("root", "domain", "number", "unique_size", "unique_chunks", "row_sum"),
-    "count_files": ("name", "entries", "created_at"),
-    "lost_chunks": ("id",),
-    "checkpoints": ("lease", "owner", "source", "domain", "root", "position", "saved_at", "storage_size"),
-    "leases": ("id", "purpose", "root", "domain", "epoch", "beats", "created_at"),
-}
-"""What every statement relies on: the schema is text in the database, and a bit of it may flip like any other."""
 
 
 class Ledger:
@@ -95,15 +83,23 @@ class Ledger:
         self.schema_version = SCHEMA_VERSION
 
     def check(self) -> None:
-        """Read all of the database and raise Corrupt unless its pages, indexes and the rows of images are in order.
+        """Read all of the database and raise Corrupt unless its pages, indexes, schema and rows are in order.
 
-        A row that got lost is missed by its index; what is wrong inside a row is told by the row's own checksum.
+        A row that got lost is missed by its index; what is wrong inside a row that matters is told by its own checksum.
         """
         with self._lock, self.naming():
             self._database.check()
         if self.schema_version == SCHEMA_VERSION:
-            for table, columns in COLUMNS.items():
-                self.query(f"SELECT {', '.join(columns)} FROM {table} LIMIT 0")  # noqa: S608
+            with self._lock, self.naming():
+                self._database.check_schema([statement for step in STEPS for statement in step])
+            for table, columns in SUMMED.items():
+                for *row, found in self.query(f"SELECT {', '.join(columns)}, row_sum FROM {table}"):  # noqa: S608
+                    # What is not condemned has none, and neither have leases of a program that is older than they are.
+                    if found is not None and found != row_sum(row):
+                        raise Corrupt(f"{self.name} is damaged: {row[0]!r} in {table} does not match its checksum")
+            half = self.query("SELECT name FROM packs WHERE (condemned_epoch IS NULL) <> (condemned_at IS NULL)")
+            if half:
+                raise Corrupt(f"{self.name} is damaged: pack {half[0][0]} is half condemned")
         self.pins()
         self.removed_pins()
 
@@ -185,9 +181,9 @@ class Ledger:
 
     def run_sizes(self) -> dict[bytes, int]:
         """Return the entries of every live run, by name."""
-        return {
-            bytes.fromhex(str(name)): int(str(count)) for name, count in self.query("SELECT name, entries FROM runs")
-        }
+        rows = self.query("SELECT name, entries FROM runs")
+        with self.parsing():
+            return {object_name(name): int(str(count)) for name, count in rows}
 
     def pins(self) -> list[Pin]:
         """Return every pin, by name."""
@@ -222,7 +218,9 @@ class Ledger:
         """Return the ids of what the last repair found missing, with no copy to be had."""
         if self.schema_version < 2:
             return set()
-        return {bytes.fromhex(str(id)) for (id,) in self.query("SELECT id FROM lost_chunks")}
+        rows = self.query("SELECT id FROM lost_chunks")
+        with self.parsing():
+            return {object_name(id) for (id,) in rows}
 
     def domains(self) -> list[str]:
         """Return the dedup domains that images, removed images, leases and checkpoints are in."""
@@ -235,7 +233,8 @@ class Ledger:
         """
         tables = ["pins", "removed_pins", "leases"] + (["checkpoints"] if self.schema_version > 1 else [])
         rows = self.query(" UNION ".join(f"SELECT root, domain FROM {table}" for table in tables))  # noqa: S608
-        return {(bytes.fromhex(str(root)), str(domain)) for root, domain in rows if root is not None}
+        with self.parsing():
+            return {(object_name(root), str(domain)) for root, domain in rows if root is not None}
 
     # ------------------------------------------------------------------------------------------ changes
     def add_objects(
@@ -270,17 +269,25 @@ class Ledger:
                 " UNION SELECT epoch FROM leases UNION SELECT condemned_epoch FROM packs) AS known) AS TEXT)"
                 " WHERE name = 'epoch'"
             )
+            epoch = self.epoch(transaction)
+            rows = [(name.hex(), epoch, now) for name in packs]
             transaction.executemany(
-                "UPDATE packs SET condemned_at = ?, condemned_epoch ="
-                " (SELECT CAST(value AS BIGINT) FROM ledger_meta WHERE name = 'epoch') WHERE name = ?",
-                [(now, name.hex()) for name in packs],
+                "UPDATE packs SET condemned_epoch = ?, condemned_at = ?, row_sum = ? WHERE name = ?",
+                [(epoch, now, row_sum(row), row[0]) for row in rows],
             )
+
+    def epoch(self, connection: SqlConnection) -> int:
+        """Return the collector's epoch, inside a transaction; one that is no number any more counts as 0."""
+        row = connection.execute("SELECT CAST(value AS BIGINT) FROM ledger_meta WHERE name = 'epoch'").fetchone()
+        if row is None:
+            raise Corrupt(f"{self.name} is damaged: it has no epoch")
+        return int(row[0])
 
     def revive(self, packs: Iterable[bytes]) -> None:
         """Take the condemnation of packs back."""
         with self.transaction() as connection:
             connection.executemany(
-                "UPDATE packs SET condemned_epoch = NULL, condemned_at = NULL WHERE name = ?",
+                "UPDATE packs SET condemned_epoch = NULL, condemned_at = NULL, row_sum = NULL WHERE name = ?",
                 [(name.hex(),) for name in packs],
             )
 
@@ -350,8 +357,8 @@ class Ledger:
 
 
 def object_name(text: object) -> bytes:
-    """Return the name of a pack or run from a row; raises ValueError."""
+    """Return the name of a pack or run, or the id of a chunk, from a row; raises ValueError."""
     name = bytes.fromhex(str(text))
     if len(name) != ID_SIZE:
-        raise ValueError(f"{text!r} does not name a pack or run")
+        raise ValueError(f"{text!r} does not name a pack, run or chunk")
     return name

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataplane.errors import Corrupt, IoFailed, NoSpace, StoreLocked, UsageError
 from dataplane.hints import TYPE_CHECKING
+from dataplane.store.layout import naming
 from dataplane.store.reserve import Reserve
 from dataplane.store.sql import BUSY_TIMEOUT_S, IntegrityBroken, LedgerDatabase, SqlConnection
 
@@ -38,8 +41,9 @@ class LedgerFile(LedgerDatabase):
         try:
             return open_database(str(path))
         except sqlite3.OperationalError as error:
-            if primary_code(error) not in CANNOT_WRITE or not path.exists():
-                raise
+            with naming(path, "opening"):  # a disk that is gone lets SQLite say the same
+                if primary_code(error) not in CANNOT_WRITE or not path.exists():
+                    raise
         self.can_write = False
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:
@@ -91,6 +95,16 @@ class LedgerFile(LedgerDatabase):
         if problems != ["ok"]:
             raise Corrupt(f"{self.name} is damaged ({problems[0].splitlines()[-1]}): restore it from a backup")
 
+    def check_schema(self, statements: Sequence[str]) -> None:
+        """Compare what the file says of its tables, which is text in it like any other, with what it should say.
+
+        A type or a constraint that reads otherwise would go unnoticed until something is written.
+        """
+        found = schema_of(self._connection)
+        for name, definition in schema_made_by(tuple(statements)).items():
+            if found.get(name) != definition:
+                raise Corrupt(f"{self.name} is damaged: {name} is not defined in it as it should be")
+
     @property
     def driver_errors(self) -> tuple[type[Exception], ...]:
         """Everything that sqlite3 raises about a database; its messages may quote bytes that are no text."""
@@ -107,7 +121,7 @@ class LedgerFile(LedgerDatabase):
             return StoreLocked(f"{self.name} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process")
         if code == sqlite3.SQLITE_FULL:
             return NoSpace(f"no space left while writing {self.name}: free space and try again")
-        if code == sqlite3.SQLITE_ERROR:
+        if code in (sqlite3.SQLITE_ERROR, 0):  # the driver's own errors have no code: text that cannot be decoded
             return Corrupt(f"{self.name} lacks what it must have ({error}): restore it from a backup")
         return IoFailed(f"{self.name} failed: {error}")
 
@@ -116,6 +130,21 @@ class LedgerFile(LedgerDatabase):
         self._connection.close()
         if self._wrote:
             self._reserve.restore()
+
+
+@functools.cache
+def schema_made_by(statements: tuple[str, ...]) -> dict[str, tuple[str, str, str | None]]:
+    """Return (type, table, statement) of all that `statements` make, by name."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        return schema_of(connection)
+
+
+def schema_of(connection: sqlite3.Connection) -> dict[str, tuple[str, str, str | None]]:
+    """Return (type, table, statement) of every table and index in a database, by name."""
+    rows = connection.execute("SELECT name, type, tbl_name, sql FROM sqlite_master").fetchall()
+    return {name: (type, table, statement) for name, type, table, statement in rows}
 
 
 def primary_code(error: sqlite3.Error) -> int:

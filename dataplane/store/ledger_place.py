@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 
 from dataplane.errors import Corrupt, StoreIncompatible
-from dataplane.store.layout import Layout, write_file
+from dataplane.store.layout import Layout, naming, write_file
 from dataplane.store.ledger_file import LedgerFile
 from dataplane.store.sql import LedgerDatabase
 
@@ -30,8 +30,9 @@ def open_ledger_database(layout: Layout) -> LedgerDatabase:
     url = read_ledger_url(layout)
     if url is not None:
         return open_server(url)
-    if not layout.ledger.exists():
-        raise Corrupt(f"the ledger {layout.ledger} is missing: restore it from a backup")
+    with naming(layout.ledger, "looking for"):
+        if not layout.ledger.exists():
+            raise Corrupt(f"the ledger {layout.ledger} is missing: restore it from a backup")
     return LedgerFile(layout.ledger)
 
 

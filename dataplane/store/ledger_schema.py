@@ -72,7 +72,14 @@ CHECKPOINT_SIZES = (
     "ALTER TABLE checkpoints ADD COLUMN storage_size BIGINT",
 )
 
-VERSION_3 = (*COUNT_SUMS, *CHECKPOINT_SIZES)
+MORE_ROW_SUMS = (
+    # Filled by ``add_row_sums`` too. Of packs, those that are condemned have one.
+    "ALTER TABLE checkpoints ADD COLUMN row_sum TEXT",
+    "ALTER TABLE leases ADD COLUMN row_sum TEXT",
+    "ALTER TABLE packs ADD COLUMN row_sum TEXT",
+)
+
+VERSION_3 = (*COUNT_SUMS, *CHECKPOINT_SIZES, *MORE_ROW_SUMS)
 
 STEPS = (VERSION_1, VERSION_2, VERSION_3)
 """STEPS[i] turns a ledger of version i into one of version i + 1."""
@@ -115,5 +122,7 @@ def take_steps(connection: SqlConnection, version: int) -> None:
         for statement in step:
             connection.execute(statement)
     if version < 2:
-        add_row_sums(connection)
+        add_row_sums(connection, "pins", "removed_pins")
+    if version < 3:
+        add_row_sums(connection, "checkpoints", "leases", "packs")
     connection.execute("UPDATE ledger_meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))

@@ -1,4 +1,4 @@
-"""Pins as rows of the ledger: their columns, and the checksum that every such row carries.
+"""Pins as rows of the ledger: their columns, and the checksums that they and other rows carry.
 
 Databases do not check what they read (SQLite's pages have no checksums), and a pin is what no other copy tells: which
 root a name stands for, when it was removed, what its sizes are.
@@ -34,6 +34,18 @@ class Pin:
 
 PIN_COLUMNS = Pin.__slots__
 REMOVED_COLUMNS = (*PIN_COLUMNS, "removed_at", "removal")
+CHECKPOINT_COLUMNS = ("lease", "owner", "source", "domain", "root", "position", "saved_at", "storage_size")
+LEASE_COLUMNS = ("id", "purpose", "root", "domain", "epoch", "created_at")
+CONDEMNED_COLUMNS = ("name", "condemned_epoch", "condemned_at")
+
+SUMMED = {
+    "pins": PIN_COLUMNS,
+    "removed_pins": REMOVED_COLUMNS,
+    "checkpoints": CHECKPOINT_COLUMNS,
+    "leases": LEASE_COLUMNS,
+    "packs": CONDEMNED_COLUMNS,
+}
+"""What the checksum of a row covers, by table: whatever decides what an image is, or whether its chunks may go."""
 
 
 def pin_values(pin: Pin) -> list[object]:
@@ -71,11 +83,13 @@ def insert_row(connection: SqlConnection, table: str, columns: Sequence[str], va
     )
 
 
-def add_row_sums(connection: SqlConnection) -> None:
-    """Give the rows of a ledger of version 1 their checksums, inside a transaction."""
-    for table, key, columns in (("pins", "name", PIN_COLUMNS), ("removed_pins", "removal", REMOVED_COLUMNS)):
+def add_row_sums(connection: SqlConnection, *tables: str) -> None:
+    """Give rows of a ledger of an earlier version the checksums that they have not had, inside a transaction."""
+    for table in tables:
+        columns = SUMMED[table]
         rows = connection.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()  # noqa: S608
+        key = "removal" if table == "removed_pins" else columns[0]
         connection.executemany(
             f"UPDATE {table} SET row_sum = ? WHERE {key} = ?",  # noqa: S608
-            [(row_sum(row), row[columns.index(key)]) for row in rows],
+            [(row_sum(row), row[columns.index(key)]) for row in rows if not (table == "packs" and row[1] is None)],
         )

@@ -143,11 +143,13 @@ def map_file(path: Path) -> memoryview:
             os.close(fd)
 
 
-def check_run(layout: Layout, name: bytes) -> None:
-    """Read all of a run again; raises Corrupt unless it is what its name says, down to the padding."""
+def check_run(layout: Layout, name: bytes) -> int:
+    """Read all of a run again and return its entries; raises Corrupt unless it is what its name says."""
     path = layout.run(name)
-    if fmt.run_name(map_file(path)) != name:
+    data = map_file(path)
+    if fmt.run_name(data) != name:  # which covers the padding too
         raise Corrupt(f"run {path.name} is damaged: its content has another name")
+    return fmt.parse_run(data, f"run {path.name}")[0].entry_count
 
 
 def open_run(data: memoryview, layout: fmt.RunLayout, dead: bytes) -> Run:

@@ -91,6 +91,9 @@ class LedgerDatabase(ABC):
     def check(self) -> None:
         """Raise Corrupt unless the database's own structures are in order, as far as it lets itself be asked."""
 
+    def check_schema(self, statements: Sequence[str]) -> None:
+        """Raise Corrupt unless the tables are those that `statements` make, as far as that may have changed."""
+
     @property
     @abstractmethod
     def driver_errors(self) -> type[Exception] | tuple[type[Exception], ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataplane.store.layout import Layout, remove_file
+from dataplane.store.layout import Layout, naming, remove_file
 from dataplane.store.lease import Lease
 from dataplane.store.merging import replace_runs, write_merged
 from dataplane.store.store import Store
@@ -42,7 +42,10 @@ def remove_orphans(store: Store, lease: Lease) -> int:
     Writers move files into place just before the ledger names them. With the lock under which writers begin held, and
     none of them at work, a file without a name is what a crash left.
     """
-    with nobody_else_at_work(store.layout, lease.path.name) as alone:
+    with (
+        naming(store.path, "looking for files without a name in"),
+        nobody_else_at_work(store.layout, lease.path.name) as alone,
+    ):
         strays = unnamed_files(store) if alone else []
         for path in strays:
             remove_file(path)

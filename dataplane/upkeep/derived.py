@@ -12,6 +12,7 @@ from dataplane.store.counted_roots import (
     checked_counted,
     checked_totals,
 )
+from dataplane.store.ledger import object_name
 from dataplane.store.runs import RunVanished, check_run, map_file
 from dataplane.store.store import Store
 
@@ -19,9 +20,11 @@ from dataplane.store.store import Store
 def damaged_runs(store: Store) -> list[str]:
     """Read every run again and return what is wrong with them."""
     problems = []
-    for run in store.ledger.runs():
+    for run, entries in store.ledger.run_sizes().items():
         try:
-            check_run(store.layout, run)
+            found = check_run(store.layout, run)
+            if found != entries:
+                problems.append(f"run {run.hex()}.run has {found} entries, and {store.ledger.name} says {entries}")
         except RunVanished:
             # A collection replaces runs; one that the ledger still names is lost.
             if run in store.ledger.runs():
@@ -36,11 +39,16 @@ def damaged_counts(store: Store) -> list[str]:
     if store.ledger.schema_version < COUNTS_VERSION:
         return []
     problems = damaged_rows(store)
-    for name in count_files(store):
+    for name, entries in count_files(store).items():
         path = store.layout.count_file(name)
         try:
-            if fmt.run_name(map_file(path)) != name:
+            data = map_file(path)
+            if fmt.run_name(data) != name:
                 problems.append(f"count file {path.name} is damaged: its content has another name")
+                continue
+            found = fmt.parse_run(data, f"count file {path.name}", fmt.COUNTS_MAGIC)[0].entry_count
+            if found != entries:
+                problems.append(f"count file {path.name} has {found} entries, and {store.ledger.name} says {entries}")
         except RunVanished:
             # Counting replaces files; one that the ledger still names is lost.
             if name in count_files(store):
@@ -65,6 +73,8 @@ def damaged_rows(store: Store) -> list[str]:
     return problems
 
 
-def count_files(store: Store) -> list[bytes]:
-    """Return the names of the count files that the ledger names."""
-    return [bytes.fromhex(str(name)) for (name,) in store.ledger.query("SELECT name FROM count_files ORDER BY name")]
+def count_files(store: Store) -> dict[bytes, int]:
+    """Return the entries of the count files that the ledger names, by name."""
+    rows = store.ledger.query("SELECT name, entries FROM count_files ORDER BY name")
+    with store.ledger.parsing():
+        return {object_name(name): int(str(entries)) for name, entries in rows}

@@ -45,6 +45,8 @@ class HealingSink:
         self._found_all = found_all
         self._lock = threading.Lock()
         self.healed: set[bytes] = set()
+        self.failure: DataplaneError | None = None
+        """Why something could not be kept, which is not the donor's fault."""
 
     def mark_stored(self, ids: memoryview, states: memoryview) -> tuple[int, int]:
         """Turn down everything that is not wanted."""
@@ -59,7 +61,11 @@ class HealingSink:
 
     def append(self, ids: memoryview, stored_lengths: memoryview, plain_length: int, encoded: memoryview) -> None:
         """Keep what was wanted."""
-        self._packs.append(ids, stored_lengths, plain_length, encoded)
+        try:
+            self._packs.append(ids, stored_lengths, plain_length, encoded)
+        except DataplaneError as error:
+            self.failure = error
+            raise
         with self._lock:
             self.healed.update(bytes(ids[at : at + fmt.ID_SIZE]) for at in range(0, len(ids), fmt.ID_SIZE))
             if self.healed >= self._wanted:
@@ -98,6 +104,9 @@ def ask(
             packs.abandon()
             raise
     except DataplaneError as error:
+        if sink.failure is not None:
+            packs.abandon()
+            raise sink.failure from error
         problem = f"{donor.name} was not read to its end: {error}"
     except BaseException:
         packs.abandon()

@@ -7,24 +7,27 @@ folder of its own and then takes the old one's place: a crash leaves either, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from sqlite3 import connect
 
 from dataplane.dataclass import dataclass, field, replace
 from dataplane.engine.codec import Codec, Decoder
 from dataplane.engine.scan import blake3
-from dataplane.errors import Corrupt, DataplaneError, StoreLocked, UsageError
+from dataplane.errors import Corrupt, DataplaneError, IoFailed, NoSpace, StoreLocked, UsageError
 from dataplane.extent import WINDOW_SIZE
 from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.layout import Layout, naming, sync_folder
 from dataplane.store.ledger import Ledger
-from dataplane.store.ledger_file import LedgerFile
+from dataplane.store.ledger_file import LedgerFile, primary_code, schema_made_by
 from dataplane.store.ledger_place import open_ledger_database, read_ledger_url
+from dataplane.store.ledger_schema import SCHEMA_VERSION, STEPS
 from dataplane.store.merging import write_merged
 from dataplane.store.pack import read_range, read_table
 from dataplane.store.pins import PIN_COLUMNS, REMOVED_COLUMNS, Pin, row_sum, unchecked_pin
@@ -38,6 +41,8 @@ from dataplane.upkeep.quarantine import set_aside
 from dataplane.upkeep.salvage import objects_of
 
 NAME_DIGITS = 12
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
+"""What SQLite says of a database that is damaged. Anything else is trouble with the disk that holds the copy of it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,14 +72,12 @@ def what_is_wrong_with(path: Path) -> str | None:
     try:
         ledger = Ledger.open(open_ledger_database(layout), header.store_id, may_write=False)
         try:
-            ((verdict,),) = ledger.query("PRAGMA integrity_check(1)")
-            for table in ("packs", "runs", "pins", "removed_pins", "leases"):
-                ledger.query(f"SELECT COUNT(*) FROM {table}")  # noqa: S608
+            ledger.check()
         finally:
             ledger.close()
     except Corrupt as error:
         return str(error)
-    return None if verdict == "ok" else f"the ledger {layout.ledger} is damaged: {verdict}"
+    return None
 
 
 def rebuild_ledger(path: Path) -> Rebuilt:
@@ -93,8 +96,17 @@ def rebuild_ledger(path: Path) -> Rebuilt:
         with Store(layout, header, secret, Ledger.create(LedgerFile(made), header.store_id)) as store:
             index = add_objects(store, workspace.path)
             add_images(store, index, pins, removed, rebuilt)
+        assert_written(made)
         put_in_place(layout, made, rebuilt)
     return rebuilt
+
+
+def assert_written(made: Path) -> None:
+    """Raise IoFailed when SQLite could not bring its log into the database; closing it says nothing of that."""
+    log = made.with_name(f"{made.name}-wal")
+    with naming(log, "looking for"):
+        if log.exists():
+            raise IoFailed(f"the new ledger {made} could not be written: see what the disk has, and repair again")
 
 
 def put_in_place(layout: Layout, made: Path, rebuilt: Rebuilt) -> None:
@@ -131,16 +143,36 @@ def remembered(layout: Layout, folder: Path) -> tuple[list[Pin], list[tuple[Pin,
     if source is None:
         return [], []
     copy = folder / "old.sqlite3"
-    shutil.copyfile(source, copy)
     log = source.with_name(source.name.replace("ledger.sqlite3", "ledger.sqlite3-wal"))
-    for place in (log, layout.ledger.with_name("ledger.sqlite3-wal")):
-        if place.exists():
-            shutil.copyfile(place, copy.with_name("old.sqlite3-wal"))
-            break
+    with naming(source, "copying"):
+        shutil.copyfile(source, copy)
+        for place in (log, layout.ledger.with_name("ledger.sqlite3-wal")):
+            if place.exists():
+                shutil.copyfile(place, copy.with_name("old.sqlite3-wal"))
+                break
+    mend_schema(copy)
     pins = [unchecked_pin(row) for row in readable_rows(copy, "pins", PIN_COLUMNS)]
     at = REMOVED_COLUMNS.index("removed_at")
     removed = [(unchecked_pin(row), int(str(row[at]))) for row in readable_rows(copy, "removed_pins", REMOVED_COLUMNS)]
     return pins, removed
+
+
+def mend_schema(copy: Path) -> None:
+    """Let a copy of a damaged ledger say of its tables what it should, if it is of today's version: rows need that.
+
+    Tables of an earlier version are left as they are. Raises NoSpace or IoFailed.
+    """
+    statements = tuple(statement for step in STEPS for statement in step)
+    with as_far_as_readable(copy), contextlib.closing(connect(copy)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")  # which also lets SQLite read on where it is no SQL
+        connection.execute("BEGIN")
+        connection.executemany(
+            "UPDATE sqlite_master SET sql = ? WHERE name = ? AND type = 'table'",
+            [(text, name) for name, (_, _, text) in schema_made_by(statements).items() if text is not None],
+        )
+        connection.execute("PRAGMA writable_schema = RESET")
+        version = connection.execute("SELECT value FROM ledger_meta WHERE name = 'schema_version'").fetchone()
+        connection.execute("COMMIT" if version == (str(SCHEMA_VERSION),) else "ROLLBACK")
 
 
 def age(path: Path) -> float:
@@ -151,25 +183,41 @@ def age(path: Path) -> float:
 def readable_rows(database: Path, table: str, columns: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
     """Yield the rows of a table, as far as a damaged database gives them, that match their checksums.
 
-    A ledger of version 1 has none; values of the right types are believed there.
+    A ledger of version 1 has none; values of the right types are believed there. Raises NoSpace or IoFailed.
     """
-    connection = sqlite3.connect(database)
+    with as_far_as_readable(database), contextlib.closing(connect(database)) as connection:
+        yield from sound_rows(connection, table, columns)
+
+
+@contextlib.contextmanager
+def as_far_as_readable(database: Path) -> Iterator[None]:
+    """End quietly where a copy of a damaged ledger cannot be read on; raises NoSpace or IoFailed for a disk that fails.
+
+    Such a disk must not be taken for rows that are lost.
+    """
     try:
-        has_sums = any(row[1] == "row_sum" for row in connection.execute(f"PRAGMA table_info({table})"))
-        chosen = ", ".join((*columns, "row_sum") if has_sums else columns)
-        for row in connection.execute(f"SELECT {chosen} FROM {table}"):  # noqa: S608
-            values = row[: len(columns)]
-            if has_sums and row_sum(values) != row[-1]:
-                continue
-            texts = {"name", "root", "domain", "format", "removal"}
-            if all(
-                isinstance(value, str if name in texts else int) for name, value in zip(columns, values, strict=True)
-            ):
-                yield values
-    except (sqlite3.Error, ValueError):
+        yield
+    except ValueError:  # text that cannot be decoded
         return
-    finally:
-        connection.close()
+    except sqlite3.Error as error:
+        code = primary_code(error)
+        if code == sqlite3.SQLITE_FULL:
+            raise NoSpace(f"no space left while reading a copy of the damaged ledger, {database}: free some") from error
+        if code and code not in DAMAGE:
+            raise IoFailed(f"a copy of the damaged ledger, {database}, cannot be read: {error}") from error
+
+
+def sound_rows(connection: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
+    """Yield the rows of a table that match their checksums; raises the driver's errors."""
+    has_sums = any(row[1] == "row_sum" for row in connection.execute(f"PRAGMA table_info({table})"))
+    chosen = ", ".join((*columns, "row_sum") if has_sums else columns)
+    for row in connection.execute(f"SELECT {chosen} FROM {table}"):  # noqa: S608
+        values = row[: len(columns)]
+        if has_sums and row_sum(values) != row[-1]:
+            continue
+        texts = {"name", "root", "domain", "format", "removal"}
+        if all(isinstance(value, str if name in texts else int) for name, value in zip(columns, values, strict=True)):
+            yield values
 
 
 # ---------------------------------------------------------------------------------------------- packs and runs

@@ -141,8 +141,8 @@ class Repair:
         store = self._store
         bad: list[bytes] = []
         indexed: set[bytes] = set()
-        for name in store.ledger.runs():
-            packs = packs_of_whole_run(store, name)
+        for name, entries in store.ledger.run_sizes().items():
+            packs = packs_of_whole_run(store, name, entries)
             if packs is None:
                 bad.append(name)
             else:
@@ -191,12 +191,13 @@ class Repair:
             connection.executemany("INSERT INTO lost_chunks (id) VALUES (?)", [(id.hex(),) for id in lost])
 
 
-def packs_of_whole_run(store: Store, name: bytes) -> list[bytes] | None:
-    """Return the packs that a run names, None when the run is lost or not what its name says."""
+def packs_of_whole_run(store: Store, name: bytes, entries: int) -> list[bytes] | None:
+    """Return the packs that a run names, None when the run is lost or not what its name and the ledger say."""
     path = store.layout.run(name)
     try:
         data = map_file(path)
-        return fmt.parse_run(data, f"run {path.name}")[1] if fmt.run_name(data) == name else None
+        layout, packs = fmt.parse_run(data, f"run {path.name}")
+        return packs if fmt.run_name(data) == name and layout.entry_count == entries else None
     except Corrupt:
         return None
 

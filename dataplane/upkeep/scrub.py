@@ -20,6 +20,7 @@ from dataplane.ingest.crew import run_crew, thread_count
 from dataplane.ingest.feed import Claim, Feed
 from dataplane.ingest.progress import Progress
 from dataplane.store import format as fmt
+from dataplane.store.layout import naming
 from dataplane.store.pack import read_domain_tag, read_range, read_table
 from dataplane.store.runs import Index
 from dataplane.store.store import Store
@@ -146,8 +147,9 @@ class Scrub:
         """Compare the sizes of packs with what the ledger says; one that is missing is found when it is read."""
         ledger = self._store.ledger
         for pack, size in ledger.packs().items():
-            with contextlib.suppress(FileNotFoundError):
-                found = self._store.layout.pack(pack).stat().st_size
+            path = self._store.layout.pack(pack)
+            with naming(path, "looking at"), contextlib.suppress(FileNotFoundError):
+                found = path.stat().st_size
                 if found != size:
                     problem = f"has {found} bytes, and {ledger.name} says {size}"
                     self._hurt(Damage(pack=pack, id=b"", offset=0, length=0, problem=problem))

@@ -130,6 +130,7 @@ def serve() -> None:
         "dataplane.ingest.importing",
         "dataplane.upkeep.gc",
         "dataplane.upkeep.hurt_images",
+        "dataplane.upkeep.repair",
         "dataplane.upkeep.scrub",
         "tests.faults.disk_script",
     ):

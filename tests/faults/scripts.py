@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from dataplane.formats.probe import open_source
 from dataplane.ingest.exporting import export_image
 from dataplane.ingest.importing import import_image
+from dataplane.store import merging
 from dataplane.store.store import Store
 from dataplane.upkeep.gc import collect
 from dataplane.upkeep.scrub import scrub
@@ -17,6 +21,7 @@ from tests.disks import KIB, disk_bytes, write_sparse
 
 STORE, OUT = "STORE", "OUT"
 IMPORT = ("--progress", "none", "--threads", "1", "--format", "raw")
+SMALL = ("small 1", "small 2", "small 3")
 NOW = ("--grace", "0", "--undelete-period", "0", "--fence-after", "1s")
 
 SCRIPTS: dict[str, list[list[str]]] = {
@@ -27,6 +32,10 @@ SCRIPTS: dict[str, list[list[str]]] = {
     "undelete": [["undelete", STORE, "gone"]],
     "gc": [["gc", STORE, *NOW]],
     "gc that condemns": [["gc", STORE, "--grace", "1h", "--undelete-period", "0"]],
+    "import that merges": [["import", STORE, "DISK/new", "--name", "new", *IMPORT]],
+    "gc that merges": [["gc", STORE, "--grace", "1h", "--undelete-period", "7d"]],
+    "repair": [["repair", STORE, "--source", "DISK/a", *IMPORT]],
+    "repair of the ledger": [["repair", STORE, *IMPORT]],
     "verify": [["verify", STORE, "--progress", "none", "--threads", "1"]],
     "a day": [
         ["import", STORE, "DISK/new", "--name", "new", *IMPORT],
@@ -45,6 +54,66 @@ SCRIPTS: dict[str, list[list[str]]] = {
     ],
 }
 """Commands by name. STORE, OUT and DISK/… stand for paths. A new verb that writes needs no more than a line here."""
+
+
+def leave_runs_apart(store: Path, disks: Path) -> None:
+    """Bring small images and remove them again, each of which leaves a run; merge none, though that is due then."""
+    with pytest.MonkeyPatch.context() as patch, Store.open(store) as opened:
+        patch.setattr(merging, "TIER_FACTOR", 100)
+        for name in SMALL:
+            bring(opened, name, disks / name)
+            opened.unpin(name)
+        assert len(opened.ledger.runs()) == 1 + len(SMALL)
+
+
+def hurt_chunk_and_run(store: Path, _disks: Path) -> None:
+    """Flip a bit in a chunk of image a, and one in the run that finds it."""
+    with Store.open(store) as opened:
+        pin, index = opened.pin("a"), opened.index()
+        ((_, page),) = opened.read_pages(index, opened.read_root(index, pin.root, pin.domain))
+        pack, at, _, _ = index.require(page[:32])
+        run = next(name for name, packs in zip(index.names, index.packs_of_runs, strict=True) if pack in packs)
+    flip_byte(opened.layout.pack(pack), at)
+    flip_byte(opened.layout.run(run), 70)
+
+
+def hurt_ledger(store: Path, _disks: Path) -> None:
+    """Overwrite the page where the ledger's list of packs begins; names and removals stay readable.
+
+    There is no garbage, which a repair would take for images whose names are lost.
+    """
+    with Store.open(store) as opened:
+        collect(opened, grace_s=0, fence_s=1)
+    path = store / "ledger.sqlite3"
+    with sqlite3.connect(path) as connection:
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'packs'")
+        ((size,),) = connection.execute("PRAGMA page_size")
+    connection.close()
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+def flip_byte(path: Path, at: int) -> None:
+    """Flip all bits of one byte of a file."""
+    path.chmod(0o600)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+BEFORE: dict[str, Callable[[Path, Path], None]] = {
+    "import that merges": leave_runs_apart,
+    "gc that merges": leave_runs_apart,
+    "repair": hurt_chunk_and_run,
+    "repair of the ledger": hurt_ledger,
+}
+"""What happens to the template's store before a script, given the store and the folder with the disks."""
+
+BEGUN_AGAIN = ("repair", "repair of the ledger")
+"""Scripts that are run once more after a fault: a store that is damaged stays so until a repair gets through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +150,7 @@ def make_template(folder: Path) -> Path:
         "big": disk_bytes(128 * KIB, seed=2, block=4 * KIB) + disk_bytes(512 * KIB, seed=4, block=4 * KIB),
         "new": disk_bytes(320 * KIB, seed=5, block=4 * KIB),
         "copy": disk_bytes(256 * KIB, seed=1, block=4 * KIB),
+        **{name: disk_bytes(16 * KIB, seed=6 + number, block=4 * KIB) for number, name in enumerate(SMALL)},
     }
     for name, data in disks.items():
         write_sparse(folder / name, data)
@@ -89,7 +159,15 @@ def make_template(folder: Path) -> Path:
             bring(store, name, folder / name)
         store.unpin("gone", undeletable=True)
         store.unpin("big")
+    for script, change in BEFORE.items():
+        shutil.copytree(folder / "store", folder / script)
+        change(folder / script, folder)
     return folder
+
+
+def beginning(template: Path, script: str) -> Path:
+    """Return the store with which a script begins, of which tests make copies."""
+    return template / (script if script in BEFORE else "store")
 
 
 def bring(store: Store, name: str, path: Path) -> None:
@@ -139,12 +217,12 @@ class Bench:
         return commands_of(script, self.store, self.disks, self.out)
 
 
-def benches(template: Path, folder: Path) -> Iterator[Bench]:
-    """Yield one copy of the template after the other, each gone when the next one is asked for."""
+def benches(template: Path, folder: Path, script: str) -> Iterator[Bench]:
+    """Yield one copy of a script's beginning after the other, each gone when the next one is asked for."""
     number = 0
     while True:
         bench = Bench(folder / f"bench-{number}", template)
-        shutil.copytree(template / "store", bench.store)
+        shutil.copytree(beginning(template, script), bench.store)
         yield bench
         shutil.rmtree(bench.folder)
         number += 1

@@ -4,98 +4,183 @@ from __future__ import annotations
 
 import random
 import shutil
+import tempfile
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 from dataplane.store.store import Store
 from tests.disks import KIB, MIB, disk_bytes, write_sparse
-from tests.faults.damage import Patient
+from tests.faults.cut_disk import memory_folder
+from tests.faults.damage import LEDGER, NOTHING, Flipper, Patient
 from tests.faults.figures import Figures
+from tests.faults.free_space import free_ranges
 from tests.faults.scripts import bring
+from tests.faults.small_store import small_patient
 
 SLICE = 211
 """In `make test` every so-manieth byte has a bit flipped."""
-EXPORT_EVERY = 16
+LONG_WAY_EVERY = 251
+"""So often bits that could be judged together are judged one by one, and where a look at the ledger would do, all of
+the store is looked at and exported."""
 RANDOM_FLIPS = 100_000
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Patient:
-    """A store of less than 256 KiB with an image, a removed one, and a chunk that both have."""
-    folder = tmp_path_factory.mktemp("small")
-    with Store.create(folder / "store", chunk_size=4 * KIB) as store:
-        for seed, name in enumerate(("kept", "removed")):
-            data = disk_bytes(24 * KIB, seed=seed, block=4 * KIB) + b"shared" * 4096
-            bring(store, name, write_sparse(folder / name, data))
-        store.unpin("removed", undeletable=True)
-    patient = Patient(folder / "store", folder)
-    assert patient.size() <= 256 * KIB
-    return patient
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
+    """A small store with everything in it, in memory."""
+    place = memory_folder(tmp_path_factory.mktemp("flips"))
+    with tempfile.TemporaryDirectory(prefix="dataplane-flips-", dir=place) as folder:
+        yield small_patient(Path(folder))
 
 
-def flip_each(patient: Patient, step: int, bit: int) -> tuple[int, int]:
-    """Flip a bit of every `step`-th byte of every file; return (noticed, harmless).
+def flip_each(patient: Patient, step: int, bit: int) -> Counter[str]:
+    """Flip a bit of every `step`-th byte of every file; return how often it was noticed, or what was not.
 
     Bit `bit` of the first byte, the next one of the second, and so on: eight calls with 0 to 7 reach every bit.
     """
-    noticed, count = 0, 0
+    verdicts: Counter[str] = Counter()
     for path in patient.files():
-        for at in range(bit % step, len(patient.content(path)), step):
-            place = 8 * at + (at + bit) % 8
-            patient.flip(path, [place])
-            try:
-                noticed += patient.assert_noticed_or_harmless([path])
-                if count % EXPORT_EVERY == 0:
-                    patient.assert_never_wrong()
-            except Exception as error:
-                raise AssertionError(f"bit {place % 8} of byte {at} of {path.name}") from error
-            count += 1
-            patient.heal([path])
-    return noticed, count - noticed
+        content = patient.content(path)
+        places = [8 * at + (at + bit) % 8 for at in range(bit % step, len(content), step)]
+        groups = in_groups(content, places) if path.name == LEDGER else [[place] for place in places]
+        with patient.flipping(path) as flipper:
+            for number, group in enumerate(groups):
+                verdicts += judge_group(patient, path, flipper, group, long_way=number % LONG_WAY_EVERY == 0)
+    return verdicts
+
+
+def in_groups(ledger: bytes, places: list[int]) -> Iterator[list[int]]:
+    """Yield bits of a ledger to flip at once: one in the free space of each page, and all others alone."""
+    by_page = [[place for place in places if place // 8 in free] for free in free_ranges(ledger)]
+    grouped = {place for page in by_page for place in page}
+    yield from ([place] for place in places if place not in grouped)
+    for group in zip_longest(*by_page):
+        yield [place for place in group if place is not None]
+
+
+def judge_group(patient: Patient, path: Path, flipper: Flipper, group: list[int], *, long_way: bool) -> Counter[str]:
+    """Return the verdicts on flipped bits of a file, which are judged one by one unless none of them is read.
+
+    A table's rows are in its own pages, and so are the entries of an index, which the ledger's check holds against
+    those rows. When all of them are what they were while one bit in each of several pages is flipped, so they are with
+    any of these bits alone.
+    """
+    try:
+        if len(group) > 1 and not long_way:
+            with flipper.bits(*group):
+                if patient.judge_ledger() == NOTHING:
+                    return Counter({NOTHING: len(group)})
+        verdicts: Counter[str] = Counter()
+        for place in group:
+            with flipper.bits(place):
+                verdicts[judge_bit(patient, path, long_way=long_way)] += 1
+        return verdicts
+    except Exception as error:
+        raise AssertionError(f"bits {group} of {path.name}") from error
+
+
+def judge_bit(patient: Patient, path: Path, *, long_way: bool) -> str:
+    """Return the verdict on a store in which one bit of one file is flipped; the long way is to judge it twice."""
+    if path.name == LEDGER and not long_way:
+        return patient.judge_ledger()
+    verdict = patient.judge([path])
+    if long_way:
+        patient.assert_never_wrong()
+        assert path.name != LEDGER or patient.judge_ledger() == verdict
+    return verdict
 
 
 def test_flipped_bits_slice(small: Patient) -> None:
-    noticed, harmless = flip_each(small, SLICE, 0)
-    assert noticed > 20
-    assert harmless > 0  # free space in the pages of the ledger
+    verdicts = flip_each(small, SLICE, 0)
+    assert verdicts["noticed"] > 20
+    assert verdicts[NOTHING] > 0  # free space in the pages of the ledger
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bit", range(8))
 def test_flipped_bits_everywhere(small: Patient, bit: int, figures: Figures) -> None:
-    noticed, harmless = flip_each(small, 1, bit)
-    figures.add("flipped bit", "noticed", noticed)
-    figures.add("flipped bit", "in the ledger's free space, harmless", harmless)
+    for verdict, count in flip_each(small, 1, bit).items():
+        figures.add("flipped bit", verdict, count)
 
 
 @pytest.mark.slow
 def test_random_flips_of_a_larger_store(tmp_path: Path, figures: Figures) -> None:
-    """One bit in each of many chunks at once: a scrub names exactly those chunks, or they decode as they should."""
-    with Store.create(tmp_path / "store", chunk_size=16 * KIB) as store:
-        for seed in range(4):
-            bring(store, f"{seed}", write_sparse(tmp_path / f"{seed}", disk_bytes(4 * MIB, seed=seed)))
-    rnd, flips, unseen = random.Random(1), 0, 0
-    with Store.open(tmp_path / "store") as store:
-        patient = Patient(tmp_path / "store", tmp_path)
-        index = store.index()
-        chunks = {name: index.chunks_of(name) for name in store.ledger.packs()}
-        while flips < RANDOM_FLIPS:
-            expected = set()
-            for name, (_, offsets, stored, _) in chunks.items():
-                chosen = rnd.sample(range(len(offsets)), len(offsets) // 2)
-                places = [8 * offsets[i] + rnd.randrange(8 * stored[i]) for i in chosen]
-                patient.flip(patient.path / store.layout.pack(name).relative_to(store.path), places)
-                expected |= {f"pack {name.hex()} at {offsets[i]}: " for i in chosen}
-                flips += len(places)
-            found = {problem[: problem.index(": ") + 2] for problem in patient.problems()}
-            # A zstd frame has a few bits that do not count: such a chunk decodes to what its id says.
-            assert found <= expected
-            unseen += len(expected - found)
-    assert unseen < flips / 50
-    figures.add("flipped bit in a larger store", "named", flips - unseen)
-    figures.add("flipped bit in a larger store", "decoded to the same bytes", unseen)
+    """Bits anywhere in a store of 16 MiB: those in chunks many at once, one in each, and the others one by one."""
+    with tempfile.TemporaryDirectory(prefix="dataplane-flips-", dir=memory_folder(tmp_path)) as at:
+        folder = Path(at)
+        with Store.create(folder / "store", chunk_size=16 * KIB) as store:
+            for seed in range(4):
+                bring(store, f"{seed}", write_sparse(folder / f"{seed}", disk_bytes(4 * MIB, seed=seed)))
+        patient = Patient(folder / "store", folder)
+        chunks = ChunkMap(patient)
+        rnd, verdicts, in_chunks = random.Random(1), Counter[str](), list[tuple[Path, int]]()
+        files, sizes = zip(*((path, len(patient.content(path))) for path in patient.files()), strict=True)
+        for path in rnd.choices(files, weights=sizes, k=RANDOM_FLIPS):
+            place = rnd.randrange(8 * len(patient.content(path)))
+            if chunks.at(path, place // 8) is not None:
+                in_chunks.append((path, place))
+                continue
+            with patient.flipping(path) as flipper, flipper.bits(place):
+                verdicts[patient.judge_ledger() if path.name == LEDGER else patient.judge([path])] += 1
+        verdicts += flip_chunks(patient, chunks, in_chunks)
+    assert verdicts.total() == RANDOM_FLIPS
+    for verdict, count in verdicts.items():
+        figures.add("flipped bit in a larger store", verdict, count)
+
+
+class ChunkMap:
+    """Where chunks lie in the packs of a patient."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._offsets: dict[Path, tuple[bytes, list[int], int]] = {}
+        with Store.open(patient.path) as store:
+            index = store.index()
+            for pack in store.ledger.packs():
+                _, offsets, stored, _ = index.chunks_of(pack)
+                starts = sorted(offsets)
+                end = max(start + length for start, length in zip(offsets, stored, strict=True))
+                self._offsets[store.layout.pack(pack)] = pack, starts, end
+
+    def at(self, path: Path, byte: int) -> str | None:
+        """Return how a scrub names the chunk that a byte of a file lies in, None when it lies in no chunk."""
+        if path not in self._offsets:
+            return None
+        pack, starts, end = self._offsets[path]
+        if not starts[0] <= byte < end:
+            return None
+        return f"pack {pack.hex()} at {starts[bisect_right(starts, byte) - 1]}: "
+
+
+def flip_chunks(patient: Patient, chunks: ChunkMap, places: list[tuple[Path, int]]) -> Counter[str]:
+    """Flip bits that lie in chunks, at most one in each at a time: a scrub names exactly those, no other."""
+    verdicts: Counter[str] = Counter()
+    while places:
+        taken: dict[str, tuple[Path, int]] = {}
+        left = []
+        for path, place in places:
+            name = chunks.at(path, place // 8)
+            assert name is not None
+            if name in taken:
+                left.append((path, place))
+            else:
+                taken[name] = path, place
+        places = left
+        by_file: dict[Path, list[int]] = {}
+        for path, place in taken.values():
+            by_file.setdefault(path, []).append(place)
+        for path, bits in by_file.items():
+            patient.flip(path, bits)
+        found = {problem[: problem.index(": ") + 2] for problem in patient.problems()}
+        assert found <= taken.keys(), "not attributed"
+        # A zstd frame has a few bits that do not count: such a chunk decodes to what its id says.
+        verdicts += Counter({"noticed": len(found), "decodes to the same bytes": len(taken) - len(found)})
+        patient.heal(by_file)
+    return verdicts
 
 
 def damages(patient: Patient) -> Iterator[tuple[str, dict[Path, bytes]]]:
@@ -132,7 +217,7 @@ def test_whole_files_damaged(small: Patient) -> None:
         for path, data in contents.items():
             small.write(path, data)
         try:
-            if not small.assert_noticed_or_harmless(contents):
+            if small.judge(contents) != "noticed":
                 harmless.append(what)
             small.assert_never_wrong()
         except Exception as error:
@@ -148,7 +233,7 @@ def test_missing_files(small: Patient, name: str) -> None:
     for path in small.files():
         if name in path.parts:
             path.unlink()
-            assert small.assert_noticed_or_harmless([path])
+            assert small.judge([path]) == "noticed"
             small.heal([path])
 
 

@@ -21,7 +21,8 @@ from tests.faults.figures import Figures
 from tests.faults.histories import replay
 from tests.faults.scripts import Expected, assert_images, assert_tidy, bring
 
-SEEDS = 10_000
+SEEDS = 2_500
+"""Ten thousand are a command: python -m tests.faults.histories --seed 0 --count 10000."""
 SEEDS_SLICE = 60
 STOPS = 40
 STORE_CODE, DONE = 5, 0

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.figures import Figures
 from tests.faults.forker import KILLED, Forker
-from tests.faults.scripts import SCRIPTS, assert_sound, benches, states_of
+from tests.faults.scripts import BEGUN_AGAIN, SCRIPTS, assert_sound, benches, states_of
 from tests.faults.shim import Fault, Kind, Mode
 
 SLICE = 5
@@ -22,7 +22,7 @@ SLICE = 5
 def kill_everywhere(forker: Forker, template: Path, folder: Path, script: str, fault: Fault, points: int | None) -> int:
     """Kill a script at each of its calls, or at `points` of them; return how often it was killed."""
     folder.mkdir(exist_ok=True)
-    copies = benches(template, folder)
+    copies = benches(template, folder, script)
     bench = next(copies)
     counted = forker.run(bench.commands(script), bench.folder, Fault(kinds=fault.kinds))
     assert counted.code == 0, counted.errors
@@ -33,6 +33,9 @@ def kill_everywhere(forker: Forker, template: Path, folder: Path, script: str, f
         assert outcome.code in (0, KILLED), f"call {at} of {script}: {outcome.errors}"
         kills += outcome.code == KILLED
         try:
+            if script in BEGUN_AGAIN:
+                again = forker.run(bench.commands(script), bench.folder)
+                assert again.code == 0, again.errors
             assert_sound(bench.store, states[outcome.done : outcome.done + 2], template, folder / "check")
         except Exception as error:
             raise AssertionError(f"{script} killed at call {at}, {outcome.calls[-1]}") from error

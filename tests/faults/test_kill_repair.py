@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +10,10 @@ import pytest
 
 from dataplane.store.store import Store
 from tests.disks import KIB
+from tests.faults.figures import Figures
+from tests.faults.forker import KILLED, Forker
+from tests.faults.shim import Fault, Kind, Mode
 from tests.upkeep.test_repair import PACK_HARM, assert_whole, bring, disk, flip, hurt_chunk, place_of
-
-CALLS = ("pwrite64", "write", "fsync", "fdatasync", "rename", "link", "unlink", "unlinkat", "mkdir", "ftruncate")
-KILLED = (-9, 137)
 
 HARM: dict[str, Callable[[Path], object]] = {
     "chunk": lambda path: hurt_chunk(path, "a", 0),
@@ -23,7 +21,8 @@ HARM: dict[str, Callable[[Path], object]] = {
     "runs": lambda path: flip(min(path.glob("runs/*.run")), 70),
     "ledger": lambda path: (path / "ledger.sqlite3").write_bytes(b"junk" * 5000),
 }
-SLICE = [("chunk", "rename"), ("pack", "link"), ("runs", "fsync"), ("ledger", "rename"), ("ledger", "unlink")]
+SLICE = 3
+"""In `make test` every repair is killed at so many points, evenly spread."""
 
 
 @pytest.fixture(scope="module")
@@ -36,59 +35,50 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def can_trace() -> bool:
-    """Tell whether strace is there and may trace here."""
-    if shutil.which("strace") is None:
-        return False
-    tried = subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, check=False)
-    return tried.returncode == 0
+def kill_everywhere(
+    forker: Forker, template: Path, folder: Path, harm: str, fault: Fault, points: int | None = None
+) -> int:
+    """Kill a repair at each of its calls, or at `points` of them, then let another one run; return the kills."""
+    folder.mkdir()
+    total = len(repair_killed(forker, template, folder / "0", harm, Fault(kinds=fault.kinds)))
+    step = 1 if points is None else max(1, total // points)
+    for at in range(1, total + 1, step):
+        planned = Fault(mode=fault.mode, at=at, kinds=fault.kinds)
+        calls = repair_killed(forker, template, folder / str(at), harm, planned)
+        assert len(calls) == at, "it was through before it was killed"
+    return len(range(1, total + 1, step))
 
 
-def repair_killed(folder: Path, call: str, number: int) -> bool:
-    """Repair from a source, with SIGKILL at the k-th call of a kind (0: none); return whether it got through."""
-    source = ["--source", str(disk(folder, "a")), "--format", "raw", "--threads", "1", "--progress", "none"]
-    inject = [f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"] if number else ["trace=none"]
-    command = [sys.executable, "-m", "dataplane", "repair", str(folder / "store"), *source]
-    done = subprocess.run(
-        ["strace", "-f", "-qq", "-o", "/dev/null", "-e", *inject, *command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode in (0, *KILLED), done.stderr
-    return done.returncode == 0
-
-
-def kill_everywhere(template: Path, folder: Path, harm: str, call: str) -> int:
-    """Kill a repair at every call of one kind, then let another one run; return how many points there were."""
-    if not can_trace():
-        pytest.skip("strace may not trace here")
-    number = 0
-    while True:
-        number += 1
-        target = folder / str(number)
-        shutil.copytree(template, target)
-        HARM[harm](target / "store")
-        through = repair_killed(target, call, number)
-        if not through:
-            assert repair_killed(target, call, 0)
-        names = ("a", "b", "c") if harm != "ledger" else ()
-        assert_whole(target / "store", *names)
-        with Store.open(target / "store") as store:
+def repair_killed(forker: Forker, template: Path, folder: Path, harm: str, fault: Fault) -> tuple[str, ...]:
+    """Repair from a source with a fault in it, again without, and judge; return the calls of the first one."""
+    shutil.copytree(template, folder)
+    HARM[harm](folder / "store")
+    source = ["--source", disk(folder, "a"), "--format", "raw", "--threads", "1", "--progress", "none"]
+    command = ["repair", folder / "store", *source]
+    first = forker.run([command], folder, fault)
+    assert first.code in (0, KILLED), first.errors
+    again = forker.run([command], folder)
+    assert again.code == 0, again.errors
+    try:
+        assert_whole(folder / "store", *(("a", "b", "c") if harm != "ledger" else ()))
+        with Store.open(folder / "store") as store:
             assert len(store.pins()) == 3
-        shutil.rmtree(target)
-        if through:
-            return number - 1
+    except Exception as error:
+        raise AssertionError(f"killed at {first.calls[-1]}, call {len(first.calls)}") from error
+    shutil.rmtree(folder)
+    return first.calls
 
 
-@pytest.mark.parametrize(("harm", "call"), SLICE)
-def test_kill_slice(template: Path, tmp_path: Path, harm: str, call: str) -> None:
-    assert kill_everywhere(template, tmp_path, harm, call) > 0
+@pytest.mark.parametrize("harm", HARM)
+def test_kill_slice(forker: Forker, template: Path, tmp_path: Path, harm: str) -> None:
+    assert kill_everywhere(forker, template, tmp_path / "kills", harm, Fault(mode=Mode.KILL), SLICE) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("harm", HARM)
-def test_kill_everywhere(template: Path, tmp_path: Path, harm: str, call: str) -> None:
-    kill_everywhere(template, tmp_path, harm, call)
+def test_kill_everywhere(forker: Forker, template: Path, tmp_path: Path, harm: str, figures: Figures) -> None:
+    kills = kill_everywhere(forker, template, tmp_path / "kills", harm, Fault(mode=Mode.KILL))
+    torn = kill_everywhere(forker, template, tmp_path / "torn", harm, Fault(mode=Mode.TEAR, kinds=Kind.WRITE))
+    assert kills > torn > 0
+    figures.add("killed at a call", f"repair of {harm}", kills)
+    figures.add("killed in a write", f"repair of {harm}", torn)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataplane.errors import Cancelled, InvalidImage, SourceUnavailable
+from dataplane.errors import Cancelled, Corrupt, InvalidImage, SourceUnavailable
 from dataplane.extent import WINDOW_SIZE, Extent, ExtentKind
 from dataplane.ingest import checkpointing
 from dataplane.ingest.checkpointing import Checkpointing
@@ -354,6 +354,19 @@ def test_checkpoint_with_a_lost_pack_is_left_behind(store: Store, tmp_path: Path
         store.layout.run(run).unlink()
     with store.ledger.transaction() as connection:
         store.ledger.remove_objects(connection, store.ledger.packs(), store.ledger.runs())
+    again = Versioned(CONTENT)
+    bring(store, again)
+    assert again.first_asked() == 0
+    assert_complete(store, tmp_path)
+
+
+def test_checkpoint_whose_position_rotted_is_not_believed(store: Store, tmp_path: Path) -> None:
+    """From a later position on, the image would have zeros where there is data."""
+    assert interrupt(store, 30 * MIB) == 28 * MIB
+    with store.ledger.transaction() as connection:
+        connection.execute("UPDATE checkpoints SET position = ?", (36 * MIB,))
+    with pytest.raises(Corrupt, match=r"in checkpoints does not match its checksum"):
+        scrub(store)
     again = Versioned(CONTENT)
     bring(store, again)
     assert again.first_asked() == 0
