@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ from dataplane.ingest.exporting import export_image
 from dataplane.store.store import Store
 from dataplane.upkeep.gc import collect
 from dataplane.upkeep.scrub import scrub
-from tests.faults.cut_disk import FILE_SYSTEMS, CutDisk, why_not
+from tests.faults.apart import apart
+from tests.faults.cut_disk import CutDisk
 from tests.faults.disk_script import BLOCK, SNAPSHOT, states, what_may_be
 from tests.faults.figures import Figures
 from tests.faults.forker import Forker, Outcome
@@ -139,49 +139,39 @@ def test_failing_calls_slice(
     assert break_everywhere(forker, template, tmp_path, fault, SLICE) > 0
 
 
-@pytest.fixture(scope="module", params=FILE_SYSTEMS)
-def cut_disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutDisk]:
-    reason = why_not(request.param)
-    if reason is not None:
-        pytest.skip(reason)
-    made = CutDisk(tmp_path_factory.mktemp("disk"), request.param)
-    yield made
-    made.unmount()
-
-
 def cut_everywhere(
     forker: Forker, disk: CutDisk, template: Path, tmp_path: Path, fault: Fault, points: int | None = None
 ) -> int:
     notes = tmp_path / "notes"
-    disk.fill(template / "store")
+    disk.fill(template / "store", "store")
     total = len(run_with(forker, disk.mount_point, notes, Fault(kinds=fault.kinds), disk.mount_point).calls)
     places = range(1, total + 1, 1 if points is None else max(1, total // points))
     for at in places:
-        disk.fill(template / "store")
+        disk.fill(template / "store", "store")
         planned = Fault(mode=fault.mode, at=at, kinds=fault.kinds, error=fault.error)
         outcome = run_with(forker, disk.mount_point, notes, planned, disk.mount_point)
         disk.restart()
         try:
-            assert_survived(disk.mount_point, template, notes, tmp_path / "out", Mode.CUT)
+            apart(assert_survived, disk.mount_point, template, notes, tmp_path / "out", Mode.CUT)
         except Exception as error:
             last = outcome.calls[-1] if outcome.calls else "no call"
             raise AssertionError(f"call {at} of {total}, {last}: {outcome.code} {outcome.errors}") from error
     return len(places)
 
 
-def test_power_cut_slice(forker: Forker, cut_disk: CutDisk, template: Path, tmp_path: Path) -> None:
+def test_power_cut_slice(private_forker: Forker, disk: CutDisk, template: Path, tmp_path: Path) -> None:
     fault = Fault(mode=Mode.CUT_AFTER, kinds=Kind.SYNC | Kind.RENAME)
-    assert cut_everywhere(forker, cut_disk, template, tmp_path, fault, 4) > 0
+    assert cut_everywhere(private_forker, disk, template, tmp_path, fault, 4) > 0
 
 
 @pytest.mark.slow
 def test_power_cut_at_every_call(
-    forker: Forker, cut_disk: CutDisk, template: Path, tmp_path: Path, figures: Figures
+    private_forker: Forker, disk: CutDisk, template: Path, tmp_path: Path, figures: Figures
 ) -> None:
     for name, fault in (
         ("power cut before a call", Fault(mode=Mode.CUT, kinds=EVERY)),
         ("power cut after a sync", Fault(mode=Mode.CUT_AFTER, kinds=Kind.SYNC)),
         ("fsync failed, then power cut", Fault(mode=Mode.FAIL, kinds=Kind.SYNC, error=errno.EIO)),
     ):
-        count = cut_everywhere(forker, cut_disk, template, tmp_path, fault)
-        figures.add(name, f"{cut_disk.mount_point.name} disk", count)
+        count = cut_everywhere(private_forker, disk, template, tmp_path, fault)
+        figures.add(name, f"{disk.mount_point.name} disk", count)

@@ -10,17 +10,14 @@ import errno
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.faults.apart import apart
-from tests.faults.cut_disk import FILE_SYSTEMS, CutDisk, memory_folder, private_mounts, why_not
+from tests.faults.cut_disk import CutDisk
 from tests.faults.figures import Figures
 from tests.faults.forker import Forker, Outcome
 from tests.faults.scripts import BEGUN_AGAIN, SCRIPTS, Bench, assert_sound, beginning, states_of
@@ -33,30 +30,9 @@ SLICE = 4
 
 
 @pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    """The process that runs commands; it sees the disks, which no other process on the machine does."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a loop device")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(private_mounts())
-        except PermissionError:
-            pytest.skip("root may not mount anything in this container")
-        yield stack.enter_context(Forker())
-
-
-@pytest.fixture(scope="module", params=FILE_SYSTEMS)
-def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forker: Forker) -> Iterator[CutDisk]:
-    """A mounted disk."""
-    reason = why_not(request.param)
-    if reason is not None:
-        pytest.skip(reason)
-    place = memory_folder(tmp_path_factory.mktemp("disk"))
-    with (
-        tempfile.TemporaryDirectory(prefix="dataplane-disk-", dir=place) as at,
-        CutDisk(Path(at), request.param) as made,
-    ):
-        yield made
+def forker(private_forker: Forker) -> Forker:
+    """The process that runs commands; it sees the disks."""
+    return private_forker
 
 
 def run_with(forker: Forker, disk: CutDisk, template: Path, script: str, fault: Fault) -> Outcome:
