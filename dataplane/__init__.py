@@ -7,6 +7,8 @@ if TYPE_CHECKING:  # typing itself costs start-up time, and only type checkers r
     from dataplane.analysis.measuring import Measured as Measured
     from dataplane.analysis.measuring import Measurement as Measurement
     from dataplane.analysis.measuring import measure as measure
+    from dataplane.disks.boot_trace import BootTrace as BootTrace
+    from dataplane.disks.boot_trace import load_trace as load_trace
     from dataplane.disks.chunk_cache import ChunkCache as ChunkCache
     from dataplane.disks.control import ControlListener as ControlListener
     from dataplane.disks.disk import Disk as Disk
@@ -19,6 +21,9 @@ if TYPE_CHECKING:  # typing itself costs start-up time, and only type checkers r
     from dataplane.disks.pinning import create_disk as create_disk
     from dataplane.disks.pinning import delete_disk as delete_disk
     from dataplane.disks.pinning import release_pins as release_pins
+    from dataplane.disks.pool import Pool as Pool
+    from dataplane.disks.pool import build_pool as build_pool
+    from dataplane.disks.pool import open_pool as open_pool
     from dataplane.disks.resizing import resize_disk as resize_disk
     from dataplane.disks.snapshot import PreparedSnapshot as PreparedSnapshot
     from dataplane.disks.snapshot import prepare_snapshot as prepare_snapshot
@@ -51,6 +56,11 @@ _HOMES = {
     "Export": "dataplane.nbd.exports",
     "NbdServer": "dataplane.nbd.server",
     "WatchedDevice": "dataplane.nbd.watching",
+    "BootTrace": "dataplane.disks.boot_trace",
+    "load_trace": "dataplane.disks.boot_trace",
+    "Pool": "dataplane.disks.pool",
+    "build_pool": "dataplane.disks.pool",
+    "open_pool": "dataplane.disks.pool",
     "ChunkCache": "dataplane.disks.chunk_cache",
     "ControlListener": "dataplane.disks.control",
     "Disk": "dataplane.disks.disk",

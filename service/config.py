@@ -189,6 +189,8 @@ class ServeConfig(WorkConfig):
     rest_listen: Address | None = None
     nbd_listen: Address | None = None
     nbd_cache: int = 128 << 20
+    pool_size: int = 64 << 20
+    pool_total: int = 8 << 30
     database: str | None = None  # None: a file in the store's folder
 
     def __post_init__(self) -> None:
@@ -233,8 +235,15 @@ class ServeConfig(WorkConfig):
             rest_listen=_address(settings, "rest_listen"),
             nbd_listen=_address(settings, "nbd.listen"),
             nbd_cache=settings.number("nbd.cache") or 0,
+            pool_size=settings.number("pool.size") or 0,
+            pool_total=settings.number("pool.total") or 0,
             database=settings.text("database"),
         )
+
+    @property
+    def pool_path(self) -> Path:
+        """The folder of the files of pooled images."""
+        return self.data_dir / "pool"
 
     @property
     def tls_dir(self) -> Path:

@@ -77,7 +77,7 @@ class Images(Resources[ImageSpec]):
             whole = inherit(replace(spec, min_disk_size=size), source.spec)
             if source.spec.folder_id != spec.folder_id:
                 return self._begin(tx, whole, origin, held_pin=self._held(tx, source_id))
-            limits.check_new_image(tx, spec.folder_id, self._quotas, stored=content.storage_size, waits=False)
+            limits.check_new_image(tx, spec, self._quotas, stored=content.storage_size, waits=False)
             return self._create_at_once(tx, whole, origin, source)
 
         return self._create(spec, origin, work)
@@ -100,7 +100,7 @@ class Images(Resources[ImageSpec]):
 
     def _begin(self, tx: Connection, spec: ImageSpec, origin: Origin, **how: Any) -> Operation:
         """Begin a creation whose operation will find out how much the image stores."""
-        limits.check_new_image(tx, spec.folder_id, self._quotas, stored=0, waits=True)
+        limits.check_new_image(tx, spec, self._quotas, stored=0, waits=True)
         return self._begin_creation(tx, spec, origin, folder_bytes_max=self._quotas.bytes, **how)
 
     def _checked(self, tx: Connection, resource: Image, values: dict[str, Any]) -> dict[str, Any]:

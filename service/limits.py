@@ -6,21 +6,26 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from service.catalog import operation_rows
+from service.catalog import image_rows, operation_rows
 from service.catalog.resource_rows import DISKS, IMAGES, SNAPSHOTS, Rows
 from service.faults import QuotaExceeded
+from service.model import ImageSpec
 from service.quotas import Quotas
 
 
-def check_new_image(tx: Connection, folder_id: str, quotas: Quotas, *, stored: int, waits: bool) -> None:
-    """Return when the folder may have one image more. Raises QuotaExceeded.
+def check_new_image(tx: Connection, spec: ImageSpec, quotas: Quotas, *, stored: int, waits: bool) -> None:
+    """Return when the folder of an image may have it besides those it has. Raises QuotaExceeded.
 
     `stored` are the bytes that it is known to add, 0 when an operation will find out; `waits` says whether there will
     be one.
     """
+    folder_id = spec.folder_id
     images, used = _usage(tx, IMAGES, folder_id, "storage_size", quotas.images, quotas.bytes)
     _check(folder_id, "images", quotas.images, images + 1)
     _check(folder_id, "bytes", quotas.bytes, used + max(stored, 1 if waits else 0))
+    if spec.pooled and quotas.pooled_images is not None:
+        pooled = image_rows.count_pooled(tx, folder_id)
+        _check(folder_id, "pooled_images", quotas.pooled_images, pooled + 1)
     _check_waiting(tx, folder_id, quotas, waits=waits)
 
 

@@ -35,6 +35,7 @@ from service.use_cases import UseCases
 if TYPE_CHECKING:
     from service.nbd.listener import NbdListener
     from service.rest.listener import RestListener
+    from service.telemetry.metrics import Metrics
 
 CALL_GRACE_S = 3.0
 
@@ -76,7 +77,7 @@ class Server:
         folders = DiskFolders(config.disks_path, store)
         folders.prepare()
         sweep(database, folders)
-        self._nbd, exports, holder = _nbd(config, database, store, folders, self._transport)
+        self._nbd, exports, holder = _nbd(config, database, store, folders, self._transport, self._crew.metrics)
         self._health = register(
             self._grpc,
             authenticator=authenticator,
@@ -141,7 +142,12 @@ def _rest(config: ServeConfig, server: grpc.Server, transport: Transport) -> Res
 
 
 def _nbd(
-    config: ServeConfig, database: Database, store: Store, folders: DiskFolders, transport: Transport
+    config: ServeConfig,
+    database: Database,
+    store: Store,
+    folders: DiskFolders,
+    transport: Transport,
+    metrics: Metrics,
 ) -> tuple[NbdListener | None, DiskExports, DiskHolder]:
     """Return the NBD listener that is asked for, the use case that lets callers in, and who keeps disks open."""
     if config.nbd_listen is None:
@@ -149,12 +155,18 @@ def _nbd(
     from service.nbd.holder import Holder
     from service.nbd.listener import NbdListener
     from service.nbd.open_disks import OpenDisks
+    from service.nbd.pool_files import PoolFiles
+    from service.nbd.pool_keeper import PoolKeeper
     from service.nbd.tokens import SECRET_FILE, ExportTokens
 
     tokens = ExportTokens.at_path(config.data_dir / SECRET_FILE)
-    disks = OpenDisks(database, store, folders, cache_size=config.nbd_cache)
+    pools = PoolFiles(config.pool_path, store, size_max=config.pool_size, total_max=config.pool_total)
+    pools.prepare()
+    disks = OpenDisks(database, store, folders, pools, cache_size=config.nbd_cache)
     holder = Holder(database, disks)
-    listener = NbdListener(config.nbd_listen, tokens, disks, holder, transport)
+    keeper = PoolKeeper(database, pools, enabled=config.pool_size > 0)
+    metrics.pools_are(pools.usage)
+    listener = NbdListener(config.nbd_listen, tokens, disks, holder, keeper, transport)
     host = config.announce.host if config.announce is not None else listener.bound.host
     exports = DiskExports(database, tokens, Address(host, listener.bound.port), tls=listener.tls)
     return listener, exports, holder

@@ -95,6 +95,7 @@ SETTINGS = (
     ),
     Setting(key="quotas.images", kind=Kind.NUMBER, metavar="N", help="images of one folder; default: no bound"),
     Setting(key="quotas.bytes", kind=Kind.SIZE, metavar="SIZE", help="stored bytes of a folder's images"),
+    Setting(key="quotas.pooled_images", kind=Kind.NUMBER, metavar="N", help="pooled images of one folder"),
     Setting(key="quotas.disks", kind=Kind.NUMBER, metavar="N", help="disks of one folder"),
     Setting(key="quotas.disk_bytes", kind=Kind.SIZE, metavar="SIZE", help="sizes of a folder's disks together"),
     Setting(key="quotas.snapshots", kind=Kind.NUMBER, metavar="N", help="snapshots of one folder"),
@@ -109,6 +110,14 @@ SETTINGS = (
     Setting(
         key="nbd.cache", kind=Kind.SIZE, default="128M", metavar="SIZE", help="memory for decoded chunks of those disks"
     ),
+    Setting(
+        key="pool.size",
+        kind=Kind.SIZE,
+        default="64M",
+        metavar="SIZE",
+        help="with --nbd-listen: file for each pooled image with what is read first; 0: none",
+    ),
+    Setting(key="pool.total", kind=Kind.SIZE, default="8G", metavar="SIZE", help="those files together"),
     Setting(key="metrics_listen", metavar="HOST:PORT", help="serve Prometheus metrics over http"),
     Setting(key="rest_listen", metavar="HOST:PORT", help="serve the REST mapping (dataplane[rest])"),
     Setting(

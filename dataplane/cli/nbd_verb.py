@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from dataplane.cli.sizes import parse_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ssl import SSLContext
 
     from dataplane.disks.boot_trace import BootTrace
     from dataplane.disks.chunk_cache import ChunkCache
+    from dataplane.disks.pool import Pool
     from dataplane.nbd.exports import BlockDevice
     from dataplane.store.store import Store
 
@@ -46,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record-trace", metavar="FILE", help="write down what is read first, in a new FILE, at the end"
     )
     parser.add_argument("--prefetch", metavar="FILE", help="bring what such a FILE lists into memory, while serving")
+    parser.add_argument(
+        "--pool",
+        metavar="FILE",
+        help="keep what --prefetch lists, else the first chunks, decoded in FILE, made when there is none",
+    )
+    parser.add_argument(
+        "--pool-size", type=parse_size, default=64 << 20, metavar="SIZE", help="size of a new FILE (default: 64M)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     ranges = load_trace(args.prefetch) if args.prefetch else []
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(args.store))
-        device = open_device(stack, store, args, ChunkCache(args.cache))
+        device = open_device(stack, store, args, ChunkCache(args.cache), ranges)
         received = asyncio.run(serve(args, device, trace, ranges))
     if trace is not None:
         trace.save(args.record_trace)
@@ -88,7 +98,9 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.record_trace} exists already: a boot trace needs a new file")
 
 
-def open_device(stack: ExitStack, store: Store, args: argparse.Namespace, cache: ChunkCache) -> BlockDevice:
+def open_device(
+    stack: ExitStack, store: Store, args: argparse.Namespace, cache: ChunkCache, ranges: list[tuple[int, int]]
+) -> BlockDevice:
     """Open what is to be served, and leave closing to `stack`; raises what is wrong with it."""
     import os
 
@@ -97,17 +109,32 @@ def open_device(stack: ExitStack, store: Store, args: argparse.Namespace, cache:
     from dataplane.disks.image_device import ImageDevice
     from dataplane.disks.pinning import check_origin, create_disk
 
+    find_pool = pool_finder(args.pool) if args.pool else None
+    if args.pool and not os.path.lexists(args.pool):
+        from dataplane.disks.pool import build_pool
+
+        build_pool(store, args.name, args.pool, size_max=args.pool_size, ranges=ranges)
     if not args.overlay:
-        return stack.enter_context(ImageDevice(store, args.name, cache))
+        return stack.enter_context(ImageDevice(store, args.name, cache, find_pool=find_pool))
     if not os.path.lexists(args.overlay):
         create_disk(store, args.overlay, image=args.name, size=args.size)
-    disk = stack.enter_context(open_disk(store, args.overlay, read_only=args.read_only, cache=cache))
+    disk = stack.enter_context(
+        open_disk(store, args.overlay, read_only=args.read_only, cache=cache, find_pool=find_pool)
+    )
     check_origin(store, disk.state, args.name, args.overlay)
     if not args.read_only:
         if args.size is not None and args.size > disk.size:
             disk.resize(args.size)
         stack.enter_context(ControlListener(disk))
     return disk
+
+
+def pool_finder(path: str) -> Callable[[bytes], Pool | None]:
+    """Return what finds the pool of a root in file `path`, and says why it cannot be used."""
+    from dataplane.cli.output import say
+    from dataplane.disks.pool import open_pool
+
+    return lambda root: open_pool(path, root, say)
 
 
 async def serve(

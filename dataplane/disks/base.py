@@ -7,6 +7,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from queue import Empty, LifoQueue
+from typing import TYPE_CHECKING
 
 from dataplane.disks.chunk_cache import ChunkCache
 from dataplane.engine.plan import Plan
@@ -18,6 +19,9 @@ from dataplane.store import format as fmt
 from dataplane.store.pack_readers import PACKS_OPEN_MAX, PackReaders
 from dataplane.store.runs import Index
 from dataplane.store.store import Store
+
+if TYPE_CHECKING:
+    from dataplane.disks.pool import Pool  # which reads a base to be built
 
 CHUNKS_AT_ONCE = PACKS_OPEN_MAX
 """Chunks loaded by one call: they cannot lie in more packs than may be open."""
@@ -52,11 +56,12 @@ class StoredBase:
     No lease is held: what keeps the chunks alive is the pin. When the collector has moved them they are looked up anew.
     """
 
-    def __init__(self, store: Store, root: bytes, domain: str, cache: ChunkCache) -> None:
-        """Read the root; raises Corrupt or IoFailed."""
+    def __init__(self, store: Store, root: bytes, domain: str, cache: ChunkCache, pool: Pool | None = None) -> None:
+        """Read the root; what `pool` has is read from there. Raises Corrupt or IoFailed."""
         self.id = root
         self._store = store
         self._cache = cache
+        self._pool = pool
         self._places = Places(store)
         self._lock = threading.Lock()
         self.root = store.read_root(self._places.index, root, domain)
@@ -88,15 +93,9 @@ class StoredBase:
 
     def _read_page(self, number: int) -> bytes:
         what = f"manifest page {number}"
-        for left in reversed(range(TRIES)):
-            places = self._places
-            try:
-                ids = self._store.read_chunk(places.index, self._page_ids[number], self._key, what)
-                break
-            except Corrupt:
-                if not left:
-                    raise
-                self._look_again(places)
+        ids = self._pool.get(self._page_ids[number]) if self._pool is not None else None
+        if ids is None:
+            ids = self._read_stored_page(number, what)
         if len(ids) != fmt.PAGE_SIZE:
             raise Corrupt(f"{what} has {len(ids)} bytes, not {fmt.PAGE_SIZE}")
         with self._lock:
@@ -104,6 +103,17 @@ class StoredBase:
             while len(self._pages) > PAGES_KEPT:
                 self._pages.popitem(last=False)
         return ids
+
+    def _read_stored_page(self, number: int, what: str) -> bytes:
+        for left in reversed(range(TRIES)):
+            places = self._places
+            try:
+                return self._store.read_chunk(places.index, self._page_ids[number], self._key, what)
+            except Corrupt:
+                if not left:
+                    raise
+                self._look_again(places)
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
         """Yield (length, whether there is data) of runs that make up a range, by chunks; raises Corrupt."""
@@ -206,6 +216,8 @@ class StoredBase:
 
     def _load(self, numbers: list[int], offset: int, view: memoryview, *, kept: bool) -> None:
         """Load chunks of one window, copy what a range has of them, and keep them in the cache if they are to be."""
+        if self._pool is not None:
+            numbers = self._load_pooled(self._pool, numbers, offset, view, kept=kept)
         for first, count in neighbours(numbers):
             for left in reversed(range(TRIES)):
                 places = self._places
@@ -216,6 +228,24 @@ class StoredBase:
                     if not left:
                         raise
                     self._look_again(places)
+
+    def _load_pooled(self, pool: Pool, numbers: list[int], offset: int, view: memoryview, *, kept: bool) -> list[int]:
+        """Do what ``_load`` does with the chunks that are in the pool, and return the numbers of the others."""
+        chunk_size = self.chunk_size
+        missing = []
+        for number in numbers:
+            id = self.chunk_id(number)
+            chunk = pool.get(id)
+            if chunk is None or len(chunk) != chunk_size:
+                missing.append(number)
+                continue
+            if kept:
+                self._cache.put(id, chunk)
+            first = number * chunk_size
+            start, stop = max(offset, first), min(offset + len(view), first + chunk_size)
+            if start < stop:
+                view[start - offset : stop - offset] = memoryview(chunk)[start - first : stop - first]
+        return missing
 
     def _load_neighbours(
         self, places: Places, first: int, count: int, offset: int, view: memoryview, *, kept: bool

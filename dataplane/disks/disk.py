@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from dataplane.disks.folder import DiskStatus, lock_disk, read_state, status_of,
 from dataplane.disks.format import DiskState, is_disk_size
 from dataplane.disks.layer import Layer, ReadBelow, remove_layer, remove_strays
 from dataplane.disks.pinning import settle_pins
+from dataplane.disks.pool import Pool
 from dataplane.errors import Corrupt, DataplaneError, IoFailed, NoSpace, StoreError, StoreLocked, UsageError
 from dataplane.store.store import Store
 
@@ -62,7 +63,14 @@ class Disk:
     """
 
     def __init__(
-        self, store: Store, folder: Path, state: DiskState, lock: int, cache: ChunkCache, read_only: bool
+        self,
+        store: Store,
+        folder: Path,
+        state: DiskState,
+        lock: int,
+        cache: ChunkCache,
+        read_only: bool,
+        pool: Pool | None = None,
     ) -> None:
         self.store = store
         self.folder = folder
@@ -70,6 +78,7 @@ class Disk:
         self._state = state
         self._folder_lock = lock
         self._cache = cache
+        self._pool = pool
         self._lock = threading.RLock()
         self._flush_lock = threading.RLock()
         self._snapshot_lock = threading.Lock()
@@ -83,7 +92,7 @@ class Disk:
     def _open_base(self, state: DiskState) -> StoredBase | None:
         if state.base_root is None:
             return None
-        base = StoredBase(self.store, bytes.fromhex(state.base_root), state.domain, self._cache)
+        base = StoredBase(self.store, bytes.fromhex(state.base_root), state.domain, self._cache, self._pool)
         if base.size > state.size:
             raise Corrupt(f"disk {self.folder} has {state.size} bytes, its base {base.size}")
         return base
@@ -336,7 +345,7 @@ class Disk:
         try:
             if frozen.layer is None:
                 return
-            base = StoredBase(self.store, root, frozen.domain, self._cache)
+            base = StoredBase(self.store, root, frozen.domain, self._cache, self._pool)
             with self._lock:
                 self._set_state(self._state.moved_to(base_root=root.hex(), sealed=None))
                 self._stack = _Stack(self._stack.layers[:1], base)
@@ -387,11 +396,17 @@ class Disk:
 
 
 def open_disk(
-    store: Store, path: str | os.PathLike[str], *, read_only: bool = False, cache: ChunkCache | None = None
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    cache: ChunkCache | None = None,
+    find_pool: Callable[[bytes], Pool | None] | None = None,
 ) -> Disk:
     """Open the disk in folder `path`, as a crash or an orderly end left it.
 
     Only one process at a time has a disk open, but for several that only read. `cache` may be shared between disks.
+    `find_pool` is asked for the pool of the root that the disk was made of, if it was made of one.
     Raises NotFound, StoreLocked (open elsewhere), Corrupt, StoreIncompatible or IoFailed.
     """
     folder = Path(path)
@@ -401,7 +416,9 @@ def open_disk(
         if not read_only:
             with contextlib.suppress(NoSpace, IoFailed, StoreLocked):  # a pin too many does no harm
                 settle_pins(store, state.owner, bytes.fromhex(state.base_root) if state.base_root else None)
-        return Disk(store, folder, state, lock, cache or ChunkCache(), read_only)
+        origin = bytes.fromhex(state.origin_root) if state.origin_root else None
+        pool = find_pool(origin) if find_pool is not None and origin is not None else None
+        return Disk(store, folder, state, lock, cache or ChunkCache(), read_only, pool)
     except BaseException:
         os.close(lock)
         raise

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
 from dataplane.disks.base import StoredBase
 from dataplane.disks.chunk_cache import ChunkCache
 from dataplane.disks.disk import Span
+from dataplane.disks.pool import Pool
 from dataplane.errors import DataplaneError, UsageError
 from dataplane.store.lease import reading
 from dataplane.store.store import Store
@@ -24,14 +25,25 @@ class ImageDevice:
 
     read_only = True
 
-    def __init__(self, store: Store, name: str, cache: ChunkCache, renewal_s: float = RENEWAL_S) -> None:
-        """Open image `name`; raises NotFound, Corrupt, NoSpace or IoFailed."""
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        cache: ChunkCache,
+        renewal_s: float = RENEWAL_S,
+        find_pool: Callable[[bytes], Pool | None] | None = None,
+    ) -> None:
+        """Open image `name`; `find_pool` is asked for the pool of its root.
+
+        Raises NotFound, Corrupt, NoSpace or IoFailed.
+        """
         self._store = store
         self._renewal_s = renewal_s
         self._leases = contextlib.ExitStack()
         pin = self._leases.enter_context(store.reading(name))
         try:
-            self._base = StoredBase(store, pin.root, pin.domain, cache)
+            pool = find_pool(pin.root) if find_pool is not None else None
+            self._base = StoredBase(store, pin.root, pin.domain, cache, pool)
         except BaseException:
             self._leases.close()
             raise

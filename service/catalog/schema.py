@@ -62,6 +62,8 @@ images = _resources(
     sa.Column("min_disk_size", sa.BigInteger, nullable=False),
     sa.Column("pooled", sa.Boolean, nullable=False),
 )
+_POOLED = images.c.pooled.is_(sa.true())
+sa.Index("images_pooled", images.c.folder_id, sqlite_where=_POOLED, postgresql_where=_POOLED)
 sa.Index("images_family", images.c.folder_id, images.c.family, images.c.created_at_us)
 
 disks = _resources(

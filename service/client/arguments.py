@@ -26,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--min-disk-size", default="0", metavar="SIZE", help="bytes, or with K, M, G, T")
     create.add_argument("--os", choices=("linux", "windows"), help="default: that of the source image, or linux")
     create.add_argument("--product", action="append", default=[], metavar="ID", help="may be repeated")
+    create.add_argument("--pooled", action="store_true", help="make the first reads of its disks quick")
     create.add_argument("--key", default="", help="idempotency key: however often it is sent, one image is made")
     create.add_argument("--wait", action="store_true", help="follow the operation to its end, with live progress")
 

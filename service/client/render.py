@@ -27,6 +27,7 @@ def image_fields(image: image_pb2.Image, sizes: details.ImageSizes | None = None
         "family": image.family,
         "labels": dict(image.labels),
         "os": image_pb2.Os.Type.Name(image.os.type),
+        "pooled": image.pooled,
         "min_disk_size": image.min_disk_size,
         "size": image.size,
         "storage_size": image.storage_size,

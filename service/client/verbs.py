@@ -69,6 +69,7 @@ def _create(connection: Connection, args: argparse.Namespace) -> int:
         labels=dict(map(_label, args.label)),
         min_disk_size=_size(args.min_disk_size),
         product_ids=args.product,
+        pooled=args.pooled,
     )
     sources = {"uri": args.uri, "image_id": args.image, "snapshot_id": args.snapshot, "disk_id": args.disk}
     for field, given in sources.items():

@@ -14,6 +14,7 @@ from service.log import get_logger
 from service.nbd.exports import TokenExports
 from service.nbd.holder import Holder
 from service.nbd.open_disks import OpenDisks
+from service.nbd.pool_keeper import PoolKeeper
 from service.nbd.tokens import ExportTokens
 from service.rest.renewed_context import RenewedContext
 from service.transport import Transport
@@ -30,11 +31,18 @@ class NbdListener:
     """An NBD server in an event loop of its own."""
 
     def __init__(
-        self, listen: Address, tokens: ExportTokens, disks: OpenDisks, holder: Holder, transport: Transport
+        self,
+        listen: Address,
+        tokens: ExportTokens,
+        disks: OpenDisks,
+        holder: Holder,
+        keeper: PoolKeeper,
+        transport: Transport,
     ) -> None:
         """Bind. Raises IoFailed when the address is taken."""
         self._disks = disks
         self._holder = holder
+        self._keeper = keeper
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nbd", daemon=True)
         self._thread.start()
@@ -54,6 +62,7 @@ class NbdListener:
         self._run(self._server.close(), STOP_TIMEOUT_S)
         self._run(self._loop.shutdown_default_executor(), STOP_TIMEOUT_S)
         self._holder.stop()
+        self._keeper.stop()
         self._disks.close()
         self._end()
 

@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from dataplane import BlockDevice, ChunkCache, ControlListener, Disk, Store, WatchedDevice, open_disk
+from dataplane import BlockDevice, BootTrace, ChunkCache, ControlListener, Disk, Store, WatchedDevice, open_disk
 from dataplane.errors import DataplaneError, NotFound, StoreLocked
 from service.catalog.database import Database
 from service.catalog.resource_rows import DISKS
@@ -15,6 +15,7 @@ from service.disk_folders import DiskFolders
 from service.faults import shown
 from service.log import get_logger
 from service.model import Status
+from service.nbd.pool_files import PoolFiles
 
 WAIT_S = 10.0
 """How long to wait for a process that is about to close a disk, such as a worker that has taken its content."""
@@ -29,17 +30,21 @@ class _Open:
     disk: Disk
     device: WatchedDevice
     resources: contextlib.ExitStack
+    trace: BootTrace | None = None
     users: int = 0
 
 
 class OpenDisks:
     """The open disks of one process. Safe for concurrent use by threads; opening one keeps others waiting."""
 
-    def __init__(self, database: Database, store: Store, folders: DiskFolders, *, cache_size: int) -> None:
+    def __init__(
+        self, database: Database, store: Store, folders: DiskFolders, pools: PoolFiles, *, cache_size: int
+    ) -> None:
         """`cache_size` bounds the decoded chunks, in bytes, that all of them keep together."""
         self._database = database
         self._store = store
         self._folders = folders
+        self._pools = pools
         self._cache = ChunkCache(cache_size)
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
@@ -90,11 +95,14 @@ class OpenDisks:
             raise NotFound(f"disk {shown(disk_id)} is not there")
         self._folders.grow(disk_id, row.spec.size)  # what an update could not reach
         with contextlib.ExitStack() as stack:
-            disk = stack.enter_context(open_disk(self._store, self._folders.path(disk_id), cache=self._cache))
+            path = self._folders.path(disk_id)
+            disk = stack.enter_context(open_disk(self._store, path, cache=self._cache, find_pool=self._pools.open))
             stack.enter_context(ControlListener(disk))
-            device = WatchedDevice(disk)
+            root = _made_of(disk)
+            trace = self._pools.trace_for(root) if root is not None else None
+            device = WatchedDevice(disk, trace)
             stack.callback(device.close)
-            return _Open(disk, device, stack.pop_all())
+            return _Open(disk, device, stack.pop_all(), trace)
 
     def _close(self, disk_id: str, held: _Open) -> None:
         try:
@@ -102,3 +110,11 @@ class OpenDisks:
             log.info("disk closed", resource_id=disk_id)
         except DataplaneError as error:  # the flush at the end; what clients have flushed is there
             log.error("disk not closed well", resource_id=disk_id, reason=str(error))
+        root = _made_of(held.disk)
+        if held.trace is not None and root is not None:
+            self._pools.save_trace(root, held.trace)
+
+
+def _made_of(disk: Disk) -> bytes | None:
+    """Return the root that a disk was made of."""
+    return bytes.fromhex(disk.state.origin_root) if disk.state.origin_root else None

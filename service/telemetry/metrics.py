@@ -115,6 +115,13 @@ class Metrics:
         """Count a worker that ended on its own."""
         self._worker_deaths.inc()
 
+    def pools_are(self, usage: Callable[[], tuple[int, int]]) -> None:
+        """Ask `usage` how many files of pooled images there are, and how many bytes they have."""
+        files = Gauge("dataplane_pool_files", "Files of pooled images.", registry=self.registry)
+        files.set_function(lambda: float(usage()[0]))
+        size = Gauge("dataplane_pool_bytes", "Bytes of these files.", registry=self.registry)
+        size.set_function(lambda: float(usage()[1]))
+
     def workers_are(self, count: Callable[[], int]) -> None:
         """Ask `count` how many workers there are."""
         self._workers.set_function(lambda: float(count()))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane import open_pool
 from dataplane.store.store import Store
 from tests.disk.helpers import bring, exported
 from tests.disks import KIB, MIB, disk_bytes
@@ -198,6 +199,21 @@ def test_boot_trace_is_recorded_and_followed(store: Store, tmp_path: Path, conte
     with serving(*base, "--prefetch", tmp_path / "trace") as server, server.client() as client:
         client.begin("image")
         assert client.read(0, SIZE) == content
+    pooled = ("--pool", tmp_path / "pool")
+    with serving(*base, *pooled, "--prefetch", tmp_path / "trace") as server, server.client() as client:
+        client.begin("image")
+        assert client.read(0, SIZE) == content
+    pool = open_pool(tmp_path / "pool", store.ledger.pin("image").root)
+    assert pool is not None
+    assert pool.count == 1 + len({content[at : at + 64 * KIB] for at in (0, 64 * KIB, 2 * MIB)} - {bytes(64 * KIB)})
+    damaged = bytearray((tmp_path / "pool").read_bytes())
+    damaged[100] ^= 1
+    (tmp_path / "pool").write_bytes(damaged)
+    with serving(*base, *pooled) as server:
+        with server.client() as client:
+            client.begin("image")
+            assert client.read(0, SIZE) == content
+        assert "the store is read instead" in server.end()[1]
     (tmp_path / "bad").write_text("no trace\n")
     for path, code in (("bad", 4), ("missing", 4)):
         done = run("nbd", *base, "--prefetch", tmp_path / path)

@@ -16,6 +16,7 @@ from service.disk_folders import DiskFolders
 from service.nbd import holder
 from service.nbd.holder import Holder
 from service.nbd.open_disks import OpenDisks
+from service.nbd.pool_files import PoolFiles
 from tests.disks import MIB
 from tests.service.control import ControlPlane
 from tests.service.test_disk_calls import created, snapshot
@@ -30,7 +31,9 @@ class Opened:
         self.control = control
         self.folders = control.folders
         real = DiskFolders(control.folders.path(""), store)
-        self.disks = OpenDisks(control.database, store, real, cache_size=MIB)
+        self.pools = PoolFiles(control.folders.path("").parent / "pool", store, size_max=MIB, total_max=MIB)
+        self.pools.prepare()
+        self.disks = OpenDisks(control.database, store, real, self.pools, cache_size=MIB)
 
     def is_open(self, disk_id: str) -> bool:
         try:

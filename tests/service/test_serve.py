@@ -307,8 +307,9 @@ def test_client_updates_copies_and_looks_back(server: Serving, web: Web) -> None
     first = json.loads(client(server, "create", *source, "--os", "windows", "--wait", "--json", "--key", "k1").stdout)
     again = json.loads(client(server, "create", *source, "--os", "windows", "--wait", "--json", "--key", "k1").stdout)
     assert again["id"] == first["id"]
-    copied = client(server, "create", "--folder", "cli2", "--image", first["id"], "--family", "fam", "--json")
-    copy = json.loads(copied.stdout)
+    how = ["--folder", "cli2", "--image", first["id"], "--family", "fam", "--pooled"]
+    copy = json.loads(client(server, "create", *how, "--json").stdout)
+    assert (first["pooled"], copy["pooled"]) == (False, True)
     assert (copy["os"], copy["storage_size"], copy["status"]) == ("WINDOWS", first["storage_size"], "READY")
     latest = client(server, "latest", "--folder", "cli2", "--family", "fam", "--json")
     assert json.loads(latest.stdout)["id"] == copy["id"]
