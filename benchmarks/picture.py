@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.report import Row, is_reached
 
-WIDTH = 960
+WIDTH = 1020
 LINE = 24
 TOP = 48
-LABEL_WIDTH = 560
+LABEL_WIDTH = 620
 SCALE_WIDTH = 230
 MIDDLE = LABEL_WIDTH + SCALE_WIDTH // 2
 FACTOR_MAX = 8.0
