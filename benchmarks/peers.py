@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +100,10 @@ def measured(disk: Path, changed: Path, folder: Path, rounds: int) -> Iterator[R
         yield export_beside_qemu(disk, folder, rounds)
     for archive in ARCHIVES:
         if find(archive.program):
-            yield from lived(archive, disk, changed, folder, rounds).values()
+            try:
+                yield from lived(archive, disk, changed, folder, rounds).values()
+            except RuntimeError as error:  # one that fails here does not take the others' figures with it
+                print(f"{archive.name} is left out: {error}", file=sys.stderr)
 
 
 def formats(disk: Path, folder: Path, rounds: int) -> Iterator[Result]:
