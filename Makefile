@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-boot test test-slow lint bench fuzz clean
+.PHONY: help setup demo demo-boot test test-slow lint bench bench-peers fuzz clean
 
 help:  ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -38,7 +38,14 @@ lint: setup  ## style and types
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
 
 bench: setup  ## speeds, each beside the rate it is measured against
-	@$(BIN)/python -m pytest -q --benchmark-only -o addopts=--strict-markers -o python_files='bench_*.py' benchmarks
+	@mkdir -p build/bench
+	@$(BIN)/python -m pytest -q --benchmark-only --benchmark-json=build/bench/bench.json \
+	  -o addopts=--strict-markers -o python_files='bench_*.py' benchmarks
+	@$(BIN)/python -m benchmarks.picture build/bench/bench.json build/bench/bench.svg
+
+bench-peers: setup  ## whole processes beside borg, restic, casync, bup and others, which it installs
+	@.ci/setup-peers.sh
+	@$(BIN)/python -m benchmarks.peers
 
 FUZZ_SECONDS ?= 60
 

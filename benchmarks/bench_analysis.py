@@ -24,8 +24,9 @@ from dataplane.limits import CHUNK_SIZE_DEFAULT, KIB, MIB
 
 KEY = bytes(range(32))
 PIECE_SIZE = 256 * KIB  # what a window reads at once
-READ_GOAL = Goal("analysis (XXH3-128, 64 KiB) beside bare pread of the same extents", "at least", 0.6)
-BLAKE3_GOAL = Goal("scan with BLAKE3 beside its kernel in cache", "at least", 0.8)
+READ_GOAL = Goal("analysis (XXH3-128, 64 KiB) beside bare pread of the same extents", "at least", 0.85)
+BLAKE3_GOAL = Goal("scan with BLAKE3 beside its kernel in cache", "at least", 0.85)
+SMALL_CHUNKS_GOAL = Goal("analysis at 4 KiB beside 64 KiB", "at least", 0.6)
 
 
 class BareReading:
@@ -99,6 +100,16 @@ def test_analysis_raw_other_chunks(beside: Beside, disk: Path, chunk_size: int) 
     reading = BareReading(disk)
     beside(lambda: analyse(disk, None, chunk_size), reading, named="pread, 2 threads", size=reading.size)
     reading.close()
+
+
+def test_analysis_small_chunks(beside: Beside, disk: Path) -> None:
+    reading = BareReading(disk)
+    size = reading.size
+    reading.close()
+    beside(
+        lambda: analyse(disk, None, 4 * KIB), lambda: analyse(disk, None),
+        named="the same at 64 KiB", size=size, goal=SMALL_CHUNKS_GOAL,
+    )  # fmt: skip
 
 
 def test_analysis_blake3(beside: Beside, disk: Path) -> None:

@@ -32,9 +32,9 @@ from dataplane.limits import CHUNK_SIZE_DEFAULT, MIB
 
 # format, how it is compressed, options of qemu-img, and how many times as fast as qemu-img is asked for
 IMAGES: dict[str, tuple[str, str | None, dict[str, str], float]] = {
-    "zlib-qcow2": ("qcow2", "zlib", {}, 8),
-    "zstd-qcow2": ("qcow2", "zstd", {}, 3),
-    "stream-vmdk": ("vmdk", None, {"subformat": "streamOptimized"}, 6),
+    "zlib-qcow2": ("qcow2", "zlib", {}, 10),
+    "zstd-qcow2": ("qcow2", "zstd", {}, 4),
+    "stream-vmdk": ("vmdk", None, {"subformat": "streamOptimized"}, 7),
 }
 
 CLUSTERS_AT_ONCE = 16  # that a thread of the bare decoder claims

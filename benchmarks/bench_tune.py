@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from benchmarks import peers
+from benchmarks import peer_tools
 from benchmarks.bench_analysis import BareReading, analyse
 from benchmarks.beside import THREADS, Beside, Goal
 from dataplane.analysis.block_log import BLOCKS, joined, survey
@@ -73,7 +73,7 @@ def test_tune_sampled_beside_exact(beside: Beside, disk: Path) -> None:
 
 
 def test_tune_five_sizes_beside_borg(beside: Beside, disk: Path, tmp_path: Path) -> None:
-    if peers.find("borg") is None:
+    if peer_tools.find("borg") is None:
         pytest.skip("no borg here: apt-get install borgbackup")
 
     def times_as_fast() -> float:
@@ -82,7 +82,7 @@ def test_tune_five_sizes_beside_borg(beside: Beside, disk: Path, tmp_path: Path)
             started = time.perf_counter()
             all_sizes(disk, BORG_SIZES)
             times.append(time.perf_counter() - started)
-        return sum(peers.borg_create(disk, size, tmp_path / str(size)) for size in BORG_SIZES) / median(times)
+        return sum(peer_tools.borg_create(disk, size, tmp_path / str(size)) for size in BORG_SIZES) / median(times)
 
     beside.once(times_as_fast, named="five runs of borg create, fixed chunks, lz4", goal=BORG_GOAL)
 

@@ -58,8 +58,20 @@ def read_anew(path: Path) -> None:
 @pytest.fixture(scope="session")
 def unique_chunks(disk: Path) -> memoryview:
     """The distinct chunks of the disk that are not zero, in memory, one behind the other."""
-    found = bytearray()
-    table, window = DigestTable(16), Window(WINDOW_SIZE, CHUNK_SIZE_DEFAULT)
+    return new_chunks_of(disk)
+
+
+def new_chunks_of(disk: Path, after: Path | None = None) -> memoryview:
+    """Return the distinct chunks of a disk that are not zero and not on the disk `after`, one behind the other."""
+    table = DigestTable(16)
+    if after is not None:
+        add_chunks(table, after)
+    return memoryview(add_chunks(table, disk))
+
+
+def add_chunks(table: DigestTable, disk: Path) -> bytearray:
+    """Note the digests of a disk's chunks in `table`; return the chunks whose digests it did not hold."""
+    found, window = bytearray(), Window(WINDOW_SIZE, CHUNK_SIZE_DEFAULT)
     with open_source(str(disk)) as source:
         descriptors = array("i", [-1 if (fd := reader.fileno()) is None else fd for reader in source.readers])
         for batch in source.extents():
@@ -67,7 +79,7 @@ def unique_chunks(disk: Path) -> memoryview:
             for index in range(plan.window_count):
                 window.load(plan, index, descriptors)
                 found += new_chunks(table, window)
-    return memoryview(found)
+    return found
 
 
 def new_chunks(table: DigestTable, window: Window) -> bytes:

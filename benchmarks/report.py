@@ -46,11 +46,16 @@ def tables(rows: Iterable[Row]) -> list[str]:
 def goal_line(row: Row) -> str:
     """Return one line of the table of goals."""
     asked, found, best, cpu = row["goal_value"], row["ratio"], row["ratio_best"], row.get("ratio_cpu")
-    reached = found >= asked if row["goal_sense"] == "at least" else found <= asked
-    mark = "" if reached else " (missed)"
+    mark = "" if is_reached(row) else " (missed)"
     sign = "≥" if row["goal_sense"] == "at least" else "≤"
     ratios = f"{found:.2f}{mark} | {best:.2f} | {'' if cpu is None else f'{cpu:.2f}'}"
     return f"| {row['goal']} | {sign} {asked:g} | {ratios} | {rate(row['rate'])} | {baseline(row)} |"
+
+
+def is_reached(row: Row) -> bool:
+    """Return whether what was found is on the good side of what was asked."""
+    found, asked = row["ratio"], row["goal_value"]
+    return bool(found >= asked if row["goal_sense"] == "at least" else found <= asked)
 
 
 def other_line(row: Row) -> str:

@@ -129,6 +129,7 @@ def test_make_lists_its_targets() -> None:
         "test-slow",
         "lint",
         "bench",
+        "bench-peers",
         "fuzz",
         "clean",
     ]
