@@ -25,7 +25,7 @@ from tests.faults.forker import Forker, Outcome
 from tests.faults.shim import EVERY, GROWING, Fault, Kind, Mode
 
 SCRIPT = "tests.faults.disk_script:run"
-SLICE = 12
+SLICE = 6
 
 
 def run_with(forker: Forker, folder: Path, notes: Path, fault: Fault, mount: Path | None = None) -> Outcome:

@@ -19,8 +19,8 @@ from tests.faults.shim import EVERY, GROWING, Fault, Kind, Mode
 ERRORS = {"ENOSPC": GROWING, "EDQUOT": GROWING, "EFBIG": Kind.WRITE | Kind.RESIZE, "EIO": EVERY}
 """Errors, and the calls that may give them."""
 SINGLE = [script for script, commands in SCRIPTS.items() if len(commands) == 1]
-SLICE = 15
-"""In `make test` a call in so many fails, and of the longest scripts one in four times as many."""
+SLICE = 40
+"""In `make test` a call in so many fails, and of the longest scripts one in twice as many."""
 
 
 def fail_everywhere(
@@ -85,7 +85,7 @@ def assert_as_before(script: str, bench: Bench, outcome: Outcome, fault: Fault, 
 def test_errors_slice(forker: Forker, template: Path, tmp_path: Path, script: str, name: str) -> None:
     for mode, first in ((Mode.FAIL, 2), (Mode.FAIL_ON, 4)):
         fault = Fault(mode=mode, kinds=ERRORS[name], error=getattr(errno, name))
-        step = 4 * SLICE if script in BEGUN_AGAIN else SLICE
+        step = 2 * SLICE if script in BEGUN_AGAIN else SLICE
         assert fail_everywhere(forker, template, tmp_path / mode.name, script, fault, step, first) > 0
 
 
