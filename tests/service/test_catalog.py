@@ -15,7 +15,7 @@ from service.catalog.database import ATTEMPTS_MAX, Database
 from service.faults import Busy
 
 PARTIAL = (
-    *("images_name", "disks_name", "snapshots_name"),
+    *("images_name", "disks_name", "snapshots_name", "images_pooled"),
     *("operations_waiting", "operations_done", "operations_of_disk"),
 )
 POSTGRESQL: Any = postgresql.dialect
