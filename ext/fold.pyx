@@ -1,26 +1,35 @@
 """The fold: digests of chunks twice as large from pairs of digests, so that one reading serves every chunk size."""
 
-from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint64_t
 
-from dataplane._native.scan cimport XXH3_SIZE, xxh3_128
+cdef extern from *:
+    """
+    #include <string.h>
+    #define XXH_INLINE_ALL /* of 16 bytes, known when it is compiled, little is left */
+    #include <xxhash.h>
+
+    static inline uint64_t dp_digest_of_pair(uint64_t left, uint64_t right)
+    {
+        uint64_t pair[2] = {left, right}, first;
+        XXH128_canonical_t digest;
+        XXH128_canonicalFromHash(&digest, XXH3_128bits(pair, sizeof pair));
+        memcpy(&first, digest.digest, sizeof first);
+        return first;
+    }
+    """
+    uint64_t dp_digest_of_pair(uint64_t left, uint64_t right) noexcept nogil
 
 cdef enum:
     DATA_MIN = 2  # 0: nothing was read, 1: read and zero, as in a survey's log
 
 
-cdef uint64_t parent_of(uint64_t left, uint64_t right) noexcept nogil:
-    cdef uint64_t[2] pair
-    cdef uint8_t[XXH3_SIZE] digest
-    cdef uint64_t short_digest
+cdef inline uint64_t parent_of(uint64_t left, uint64_t right) noexcept nogil:
+    cdef uint64_t digest
     if left < DATA_MIN and right < DATA_MIN:
         return left | right
     # Absent and zero are the same content.
-    pair[0] = left if left >= DATA_MIN else 0
-    pair[1] = right if right >= DATA_MIN else 0
-    xxh3_128(<const uint8_t*> pair, sizeof(pair), digest)
-    memcpy(&short_digest, digest, sizeof(short_digest))
-    return short_digest if short_digest >= DATA_MIN else short_digest + DATA_MIN
+    digest = dp_digest_of_pair(left if left >= DATA_MIN else 0, right if right >= DATA_MIN else 0)
+    return digest if digest >= DATA_MIN else digest + DATA_MIN
 
 
 def fold(const uint64_t[::1] children not None, uint64_t[::1] parents not None):

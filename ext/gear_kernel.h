@@ -97,8 +97,8 @@ typedef __m256i gear_vector;
 
 #if defined(GEAR_STEP)
 
-#define GEAR_BLOCK 2048
-#define GEAR_STEPS (GEAR_BLOCK / GEAR_STEP)
+#define GEAR_BLOCK 4096 /* fits uint16_t; its sums stay in the first-level cache */
+#define GEAR_MASK 64    /* places that a mask tells of */
 
 /* Return the sums over four bytes behind each of GEAR_STEP places: byte[i - k] << k. */
 static inline gear_vector sums_of_four(const uint8_t *bytes)
@@ -110,15 +110,15 @@ static inline gear_vector sums_of_four(const uint8_t *bytes)
 }
 
 /* Note the places in GEAR_BLOCK bytes. Sums over four bytes go through memory, which shifts them by four places for
- * nothing; masks are gathered first, because each jump to a hit would be mispredicted. */
+ * nothing. Masks are gathered first, then hits whose ten bits are 0: each jump to one would be mispredicted. */
 static void search_block(gear_finding *found, ptrdiff_t at)
 {
-    uint8_t fours[GEAR_STEP + GEAR_BLOCK];
-    uint64_t masks[GEAR_STEPS + 1];
-    uint16_t steps[GEAR_STEPS + 1];
+    _Alignas(64) uint8_t fours[GEAR_STEP + GEAR_BLOCK];
+    uint64_t masks[GEAR_BLOCK / GEAR_MASK];
+    uint16_t steps[GEAR_BLOCK / GEAR_MASK], likely[GEAR_BLOCK];
     const uint8_t *bytes = found->bytes + at;
     const gear_vector upper = SET(0xf0), wanted = SET(GEAR_LOW);
-    size_t hits = 0;
+    size_t hits = 0, candidates = 0;
     for (int i = 0; i < 4; i++) /* those of the four places before */
         fours[GEAR_STEP - 4 + i] =
             (uint8_t)(bytes[i - 4] + 2 * bytes[i - 5] + 4 * bytes[i - 6] + 8 * bytes[i - 7]);
@@ -126,19 +126,24 @@ static void search_block(gear_finding *found, ptrdiff_t at)
     for (int i = 0; i < GEAR_BLOCK; i += GEAR_STEP)
         STORE(fours + GEAR_STEP + i, sums_of_four(bytes + i));
 #pragma GCC unroll 4
-    for (int i = 0; i < GEAR_STEPS; i++) {
-        const uint8_t *four = fours + GEAR_STEP + i * GEAR_STEP;
-        uint64_t mask = EQUAL(ADD(LOAD(four), AND(SHIFT16L(LOAD(four - 4), 4), upper)), wanted);
+    for (int i = 0; i < GEAR_BLOCK; i += GEAR_MASK) {
+        uint64_t mask = 0;
+        for (int part = 0; part < GEAR_MASK; part += GEAR_STEP) {
+            const uint8_t *four = fours + GEAR_STEP + i + part;
+            mask |= EQUAL(ADD(LOAD(four), AND(SHIFT16L(LOAD(four - 4), 4), upper)), wanted) << part;
+        }
         masks[hits] = mask;
-        steps[hits] = (uint16_t)(i * GEAR_STEP);
+        steps[hits] = (uint16_t)i;
         hits += mask != 0;
     }
     for (size_t i = 0; i < hits; i++)
         for (uint64_t mask = masks[i]; mask; mask &= mask - 1) {
-            ptrdiff_t hit = at + steps[i] + __builtin_ctzll(mask);
-            if ((hash_of(found->bytes, hit, GEAR_LOW_BITS) & ((1 << GEAR_LOW_BITS) - 1)) == 0)
-                note(found, hit, hash_of(found->bytes, hit, GEAR_WINDOW));
+            int hit = steps[i] + __builtin_ctzll(mask);
+            likely[candidates] = (uint16_t)hit;
+            candidates += (hash_of(bytes, hit, GEAR_LOW_BITS) & ((1 << GEAR_LOW_BITS) - 1)) == 0;
         }
+    for (size_t i = 0; i < candidates; i++)
+        note(found, at + likely[i], hash_of(bytes, likely[i], GEAR_WINDOW));
 }
 
 #endif

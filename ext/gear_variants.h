@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cpu_level.h"
+
 #define GEAR_QUIET 64   /* a place counts unless another one, counted or not, is at most so many bytes before it */
 #define GEAR_CONTEXT 96 /* bytes in front of those searched that can be read: GEAR_QUIET and the 32 of the hash */
 
@@ -30,10 +32,9 @@ static inline int dp_gear_variants(dp_gear_variant *variants)
 {
     int count = 0;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    if (dp_cpu_level() >= DP_CPU_AVX512)
         variants[count++] = (dp_gear_variant){"avx512", dp_gear_find_avx512};
-    if (__builtin_cpu_supports("avx2"))
+    if (dp_cpu_level() >= DP_CPU_AVX2)
         variants[count++] = (dp_gear_variant){"avx2", dp_gear_find_avx2};
 #endif
     variants[count++] = (dp_gear_variant){"baseline", dp_gear_find_baseline};

@@ -14,32 +14,7 @@ cdef dp_scan_variant VARIANTS[SCAN_VARIANT_MAX]
 cdef int VARIANT_COUNT = dp_scan_variants(VARIANTS)
 cdef dp_scan_variant CHOSEN
 
-
-def choose_variant(name: str | None = None) -> str:
-    """Choose the compiled copy to use: `name`, or the fastest that this CPU runs; return its name.
-
-    Raises ValueError when this build or CPU has no such copy. Only tests and benchmarks have a reason to call it.
-    """
-    global CHOSEN
-    cdef int i
-    for i in range(VARIANT_COUNT):
-        if name is None or VARIANTS[i].name.decode() == name:
-            CHOSEN = VARIANTS[i]
-            return CHOSEN.name.decode()
-    raise ValueError(f"DATAPLANE_CPU={name}: this machine runs {', '.join(variants())}")
-
-
-def variants() -> list[str]:
-    """Return the names of the copies that this CPU can run, the fastest first."""
-    return [VARIANTS[i].name.decode() for i in range(VARIANT_COUNT)]
-
-
-def chosen_variant() -> str:
-    """Return the name of the copy in use."""
-    return CHOSEN.name.decode()
-
-
-choose_variant(os.environ.get("DATAPLANE_CPU") or None)
+include "variants.pxi"
 
 
 cdef void xxh3_128(const uint8_t* data, size_t length, uint8_t* digest) noexcept nogil:

@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cpu_level.h"
+
 #define SCAN_DECLARE(isa)                                                        \
     int dp_is_zero_##isa(const uint8_t *bytes, size_t length);                   \
     void dp_xxh3_128_##isa(const uint8_t *bytes, size_t length, uint8_t *digest);
@@ -26,10 +28,9 @@ static inline int dp_scan_variants(dp_scan_variant *variants)
 {
     int count = 0;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    if (dp_cpu_level() >= DP_CPU_AVX512)
         variants[count++] = (dp_scan_variant){"avx512", dp_is_zero_avx512, dp_xxh3_128_avx512};
-    if (__builtin_cpu_supports("avx2"))
+    if (dp_cpu_level() >= DP_CPU_AVX2)
         variants[count++] = (dp_scan_variant){"avx2", dp_is_zero_avx2, dp_xxh3_128_avx2};
 #endif
     variants[count++] = (dp_scan_variant){"baseline", dp_is_zero_baseline, dp_xxh3_128_baseline};

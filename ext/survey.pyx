@@ -12,6 +12,7 @@ from dataplane._native.window cimport Window
 from dataplane._native.pieces import check_window
 
 cdef enum:
+    CLAIM_SIZE = 4 << 20  # of neighbouring windows: read in order, as a disk likes it
     BLOCK_ABSENT = 0    # nothing there was read
     BLOCK_ZERO = 1      # read, and every byte is zero
     BLOCK_DATA_MIN = 2  # the least value that stands for data
@@ -64,7 +65,7 @@ cdef class Survey(Walk):
             raise ValueError(f"pieces of {pieces.count} windows do not fit {log.shape[0]} rows")
         self.log = log
         self.pieces = pieces
-        self.begin(plan, fds, first, log.shape[0], 1)
+        self.begin(plan, fds, first, log.shape[0], max(1, CLAIM_SIZE // plan.window_size))
 
     cdef int check(self, Window window) except -1:
         check_row(window, self.log.shape[1])

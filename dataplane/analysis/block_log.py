@@ -22,7 +22,7 @@ from dataplane.ingest.crew import run_crew
 from dataplane.ingest.feed import Feed, descriptors
 from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
-from dataplane.limits import CHUNK_SIZE_MIN, DECODED_SIZE_MAX
+from dataplane.limits import CHUNK_SIZE_MIN, DECODED_SIZE_MAX, MIB
 
 BLOCK_SIZE = CHUNK_SIZE_MIN
 BLOCKS = WINDOW_SIZE // BLOCK_SIZE
@@ -34,6 +34,9 @@ that joining the threads costs nothing."""
 
 CUT_WINDOWS = 32
 """The same when pieces are cut, which take 64 KiB a window and a multiple of that on purpose."""
+
+LOAD_SIZE = MIB
+"""What a thread loads at once: a buffer that stays in its cache, as for a sweep. A row of a log is several loads."""
 
 Digests = npt.NDArray[np.uint64]
 
@@ -80,16 +83,16 @@ def survey_natively(
     source: ImageSource, threads: int, progress: Progress, cancelled: threading.Event | None, cutter: Cutter | None
 ) -> Iterator[BlockLog]:
     """Read sources that have file descriptors in native loops."""
-    most = SLICE_WINDOWS if cutter is None else CUT_WINDOWS
-    windows = [Window(WINDOW_SIZE, BLOCK_SIZE) for _ in range(threads)]
+    size = min(WINDOW_SIZE, max(LOAD_SIZE, source.decoded_size_max))  # so that nothing is decoded twice
+    most = (SLICE_WINDOWS if cutter is None else CUT_WINDOWS) * WINDOW_SIZE // size
+    windows = [Window(size, BLOCK_SIZE) for _ in range(threads)]
     for batch in source.extents():
-        plan = Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
+        plan = Plan(batch, size, DECODED_SIZE_MAX)
         fds = list(descriptors(source, plan))
-        for first in range(0, plan.window_count, most):
+        for first, count in slices_of(plan, most):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled("the work was cancelled")
-            count = min(most, plan.window_count - first)
-            digests = np.zeros((count, BLOCKS), dtype=np.uint64)
+            digests = np.empty((count, size // BLOCK_SIZE), dtype=np.uint64)
             pieces = None if cutter is None else PieceRows(count)
             work = Survey(plan, fds, digests.data, first, pieces)
             free = list(windows)
@@ -101,8 +104,34 @@ def survey_natively(
             if cutter is not None and pieces is not None:
                 cutter.add(pieces)
             offsets = np.array([plan.window(index)[0] for index in range(first, first + count)], dtype=np.int64)
-            yield noted(BlockLog(offsets=offsets, digests=digests), progress)
+            yield noted(in_rows(offsets, digests), progress)
         progress.position_bytes = plan.end
+
+
+def slices_of(plan: Plan, most: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of about `most` windows of the plan each, which tear no row of a log apart."""
+    first = 0
+    while first < plan.window_count:
+        last = min(first + most, plan.window_count)
+        while last < plan.window_count and same_row(plan.window(last - 1)[0], plan.window(last)[0]):
+            last += 1
+        yield first, last - first
+        first = last
+
+
+def same_row(one: int, other: int) -> bool:
+    """Return whether two offsets belong to one row of a log."""
+    return one // WINDOW_SIZE == other // WINDOW_SIZE
+
+
+def in_rows(offsets: npt.NDArray[np.int64], digests: Digests) -> BlockLog:
+    """Return the log of windows at ascending `offsets` that are smaller than a row; `digests` has a row for each."""
+    if digests.shape[1] == BLOCKS:
+        return BlockLog(offsets=offsets, digests=digests)
+    numbers, rows = np.unique(offsets // WINDOW_SIZE, return_inverse=True)
+    wide = np.zeros((len(numbers), BLOCKS // digests.shape[1], digests.shape[1]), dtype=np.uint64)
+    wide[rows, offsets % WINDOW_SIZE // (digests.shape[1] * BLOCK_SIZE)] = digests
+    return BlockLog(offsets=numbers * WINDOW_SIZE, digests=wide.reshape(-1, BLOCKS))
 
 
 def survey_feed(
