@@ -1,4 +1,5 @@
-"""The fold: digests of chunks twice as large from pairs of digests, so that one reading serves every chunk size."""
+"""The fold: digests of chunks twice as large from pairs of digests, so that one reading serves every chunk size; and
+their keys, to be sorted and counted."""
 
 from libc.stdint cimport uint64_t
 
@@ -21,6 +22,7 @@ cdef extern from *:
 
 cdef enum:
     DATA_MIN = 2  # 0: nothing was read, 1: read and zero, as in a survey's log
+    IMAGE_BITS_MAX = 10
 
 
 cdef inline uint64_t parent_of(uint64_t left, uint64_t right) noexcept nogil:
@@ -46,3 +48,36 @@ def fold(const uint64_t[::1] children not None, uint64_t[::1] parents not None):
     with nogil:
         for i in range(parents.shape[0]):
             parents[i] = parent_of(children[2 * i], children[2 * i + 1])
+
+
+def gather(const uint64_t[::1] digests not None, int bits, uint64_t image, uint64_t[::1] keys not None,
+           Py_ssize_t low, Py_ssize_t high) -> tuple[int, int]:
+    """Write the keys of the digests that stand for data into `keys`: from `low` upwards those below 2**63, in front of
+    `high` downwards the others. Return where both have got to; releases the GIL.
+
+    A key is a digest whose lowest `bits` bits (10 at most) are `image`. Raises ValueError when that does not fit, or
+    when there are more digests than places from `low` to `high`.
+    """
+    cdef Py_ssize_t i
+    cdef uint64_t key
+    cdef bint is_low
+    if not 0 <= bits <= IMAGE_BITS_MAX or image >> bits:
+        raise ValueError(f"image {image} does not fit {bits} bits")
+    if not 0 <= low <= high <= keys.shape[0]:
+        raise ValueError(f"no places from {low} to {high} in {keys.shape[0]} keys")
+    with nogil:
+        for i in range(digests.shape[0]):
+            if digests[i] < DATA_MIN:
+                continue
+            if low == high:
+                break
+            key = digests[i] >> bits << bits | image
+            is_low = key >> 63 == 0
+            keys[low if is_low else high - 1] = key  # both bounds move without a jump, which would be a guess
+            low += is_low
+            high -= not is_low
+        else:
+            i = digests.shape[0]
+    if i < digests.shape[0]:
+        raise ValueError(f"more digests than the {keys.shape[0]} keys take")
+    return low, high

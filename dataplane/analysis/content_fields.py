@@ -33,7 +33,7 @@ def size_fields(facts: ContentFacts, tuning: Tuning) -> Fields:
     level = facts.level
     chunks, data_size = sum(level.chunks), sum(level.data_sizes)
     unique, inside = round(level.unique_size.value), sum(level.distinct_sizes)
-    return {
+    found: Fields = {
         "chunk_size": level.average,
         "mean_size": round(data_size / chunks) if chunks else None,
         "chunks": chunks,
@@ -48,6 +48,9 @@ def size_fields(facts: ContentFacts, tuning: Tuning) -> Fields:
         "dedup_ratio": round(data_size / unique, 4) if unique else None,
         "sampled_chunks": len(facts.plain),
     }
+    if level.trace is not None:
+        found["trace"] = level.trace
+    return found
 
 
 def verdict_fields(content: Content, tuning: Tuning) -> Fields:

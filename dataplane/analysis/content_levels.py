@@ -11,6 +11,7 @@ import numpy.typing as npt
 from dataplane.analysis.block_log import Digests
 from dataplane.analysis.counting import image_bits, run_starts, to_keys
 from dataplane.analysis.estimate import Z95, Estimate, estimate_count
+from dataplane.analysis.trace_reads import TraceReads
 from dataplane.dataclass import dataclass, field
 from dataplane.engine.cutter import Cutter
 
@@ -27,6 +28,7 @@ class ContentLevel:
     For each image: `chunks`, `data_sizes` (in chunks), `distinct_sizes` (repeats inside it left out). `squares` is the
     sum of all lengths squared. `distinct` chunks of all together have `unique_size`. `picks[i]` are ascending (offset,
     length) on disk i of chunks to try codecs on: of all distinct ones a random sample, each where it was met first.
+    `trace` is what a trace would read of the first disk, if there is one.
     """
 
     average: int
@@ -37,6 +39,7 @@ class ContentLevel:
     distinct: Estimate
     unique_size: Estimate
     picks: tuple[Numbers, ...]
+    trace: dict[str, object] | None
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Tally:
 
     chunks: list[int]
     data_sizes: list[int]
+    trace: TraceReads | None
     squares: float = 0.0
     keys: list[Digests] = field(default_factory=list)
     lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
@@ -73,12 +77,22 @@ class ContentLevels:
     only digests whose low bits are zero are kept, `entries_max` of them at most: when there are more the rate doubles.
     """
 
-    def __init__(self, images: int, averages: Sequence[int], rate: int, entries_max: int) -> None:
+    def __init__(
+        self,
+        images: int,
+        averages: Sequence[int],
+        rate: int,
+        entries_max: int,
+        trace: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`trace` are (offset, length) of requests to the first disk, in bytes."""
         self.averages = tuple(averages)
         self.rate = rate
         self._bits = image_bits(images)
         self._entries_max = entries_max
-        self._tallies = [Tally([0] * images, [0] * images) for _ in self.averages]
+        self._tallies = [
+            Tally([0] * images, [0] * images, TraceReads(trace) if trace else None) for _ in self.averages
+        ]
 
     def add(self, image: int, cutter: Cutter) -> None:
         """Take the chunks of one disk that `cutter` has ready."""
@@ -91,6 +105,8 @@ class ContentLevels:
             tally.chunks[image] += len(digests)
             tally.data_sizes[image] += int(lengths.sum(dtype=np.int64))
             tally.squares += float((lengths.astype(np.float64) ** 2).sum())
+            if tally.trace is not None and image == 0:
+                tally.trace.add(offsets, lengths.astype(np.int64))
             keys = to_keys(digests, image, self._bits)
             tally.pick(keys >> np.uint64(self._bits), image, offsets, lengths)
             if self.rate > 1:
@@ -122,6 +138,7 @@ class ContentLevels:
                 distinct=estimate_count(len(starts), self.rate),
                 unique_size=self._estimate_size(unique, int(data_sizes.sum())),
                 picks=tuple(ordered(places[places[:, 0] == image, 1:]) for image in range(len(tally.chunks))),
+                trace=tally.trace.fields() if tally.trace is not None else None,
             )
 
     def _groups(self, tally: Tally) -> tuple[Digests, npt.NDArray[np.uint32]]:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import KIB, PACK_SIZE_MAX
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 TABLE_BYTES_PER_CHUNK = 60
 """The digest table of an import keeps at most so many bytes for each chunk that it meets first."""
@@ -57,31 +50,3 @@ def random_read_amplification(chunk_size: int, request_size: int, unit: int = 4 
     """
     chunks = 1 + (request_size - unit) / chunk_size
     return chunks * chunk_size / request_size
-
-
-def trace_amplification(
-    requests: Sequence[tuple[int, int]], chunk_size: int, used: npt.NDArray[np.int64]
-) -> dict[str, object]:
-    """Return what a trace of (offset, length) requests reads at a chunk size.
-
-    `used` are the ascending numbers of the chunks that are not zero: only those are read. `amplification` is without
-    any cache, `amplification_cached` with one that forgets nothing.
-    """
-    import numpy as np
-
-    asked = decoded = 0
-    touched: list[npt.NDArray[np.int64]] = []
-    for offset, length in requests:
-        first, last = offset // chunk_size, (offset + length - 1) // chunk_size
-        start, stop = np.searchsorted(used, (first, last + 1))
-        asked += length
-        decoded += int(stop - start) * chunk_size
-        touched.append(used[start:stop])
-    distinct = len(np.unique(np.concatenate(touched))) if touched else 0
-    return {
-        "requests": len(requests),
-        "bytes_asked": asked,
-        "bytes_decoded": decoded,
-        "amplification": round(decoded / asked, 4) if asked else None,
-        "amplification_cached": round(distinct * chunk_size / asked, 4) if asked else None,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,14 +10,17 @@ import numpy.typing as npt
 
 from dataplane.analysis.block_log import Digests
 from dataplane.dataclass import dataclass
+from dataplane.engine.fold import gather
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError
 
 SLICE_KEYS = 1 << 18
 """Keys that are looked at together: bounds the memory beside the keys themselves."""
 
-ROWS_AT_ONCE = 256
-"""Rows of a log that are copied together."""
+SORT_ALONE_MAX = 1 << 14
+"""Fewer keys are sorted in less time than a thread takes to start."""
+
+HIGH_BIT = np.uint64(1 << 63)
 
 IMAGES_MAX = 1024
 """Sources in one run: their number takes ten of the 64 bits of a key at most."""
@@ -123,19 +127,28 @@ def image_bits(images: int) -> int:
 def make_keys(levels: Sequence[Digests], bits: int) -> Digests:
     """Return the keys of all chunks that hold data, sorted; `levels` has the digests of each image's chunks.
 
-    The digest gives up its lowest `bits` bits. Memory: 8 bytes a chunk.
+    The digest gives up its lowest `bits` bits. Memory: 8 bytes a chunk. Two threads sort: keys are as random as
+    digests, so half of them have a high bit of 0.
     """
     count = sum(int(np.count_nonzero(level > BLOCK_ZERO)) for level in levels)
     keys = np.empty(count, dtype=np.uint64)
-    at = 0
+    low, high = 0, count  # low keys are below, high ones from there on
     for image, level in enumerate(levels):
-        for start in range(0, level.shape[0], ROWS_AT_ONCE):
-            part = level[start : start + ROWS_AT_ONCE].reshape(-1)
-            part = part[part > BLOCK_ZERO]
-            keys[at : at + len(part)] = to_keys(part, image, bits) if bits else part
-            at += len(part)
-    keys.sort()
+        low, high = gather(level.reshape(-1).data, bits, image, keys.data, low, high)
+    sort_both(keys[:low], keys[low:])
     return keys
+
+
+def sort_both(one: Digests, other: Digests) -> None:
+    """Sort two arrays, in two threads when they are long enough."""
+    if len(one) + len(other) < SORT_ALONE_MAX:
+        one.sort()
+        other.sort()
+        return
+    thread = threading.Thread(target=one.sort)
+    thread.start()
+    other.sort()
+    thread.join()
 
 
 def to_keys(digests: Digests, image: int, bits: int) -> Digests:
@@ -143,11 +156,11 @@ def to_keys(digests: Digests, image: int, bits: int) -> Digests:
     return (digests >> np.uint64(bits)) << np.uint64(bits) | np.uint64(image)
 
 
-def grouped(keys: Digests, bits: int) -> Iterator[Occurrences]:
-    """Yield the groups of sorted keys slice by slice; a digest's images are never torn apart."""
+def grouped(keys: Digests, bits: int, slice_keys: int = SLICE_KEYS) -> Iterator[Occurrences]:
+    """Yield the groups of sorted keys, about `slice_keys` at a time; a digest's images are never torn apart."""
     at = 0
     while at < len(keys):
-        end = min(len(keys), at + SLICE_KEYS)
+        end = min(len(keys), at + slice_keys)
         if end < len(keys):
             digest = (int(keys[end - 1]) >> bits) + 1 << bits  # the first key behind this digest, if there is one
             end = len(keys) if digest >= 1 << 64 else int(np.searchsorted(keys, np.uint64(digest)))

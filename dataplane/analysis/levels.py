@@ -101,7 +101,7 @@ def first_digests(keys: Digests, bits: int, wanted: int, seed: int) -> Digests:
     found = np.empty(0, dtype=np.uint64)
     start = int(np.searchsorted(keys, np.uint64(seed >> bits << bits)))
     for part in (keys[start:], keys[:start]):
-        for groups in grouped(part, bits):
+        for groups in grouped(part, bits, 2 * wanted + 1):
             if len(found) >= wanted:
                 break
             digests = groups.keys >> np.uint64(bits)

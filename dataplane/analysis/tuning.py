@@ -15,6 +15,7 @@ from dataplane.analysis.content_levels import ContentLevels
 from dataplane.analysis.content_tuning import Content, content_profiles, judge_content, try_level
 from dataplane.analysis.estimate import Estimate, estimate_sum
 from dataplane.analysis.levels import Level, SampledLevels, exact_levels
+from dataplane.analysis.trace_reads import TraceReads
 from dataplane.analysis.trial import Trial, Trials
 from dataplane.analysis.verdict import WEIGHTS_DEFAULT, Profile, Verdict, judge
 from dataplane.dataclass import dataclass, field
@@ -131,7 +132,7 @@ class Tuner:
             else None
         )
         self._content = (
-            ContentLevels(len(sources), options.chunk_sizes, options.sample, SAMPLED_ENTRIES_MAX)
+            ContentLevels(len(sources), options.chunk_sizes, options.sample, SAMPLED_ENTRIES_MAX, options.trace)
             if options.cdc
             else None
         )
@@ -221,8 +222,9 @@ class Tuner:
                 trials.add(self._sources[number], offsets, None)
         trace = None
         if self._options.trace:
-            used = used_chunks(self._logs[0], level.chunk_size)
-            trace = costs.trace_amplification(self._options.trace, level.chunk_size, used)
+            reads = TraceReads(self._options.trace)
+            reads.add(used_chunks(self._logs[0], level.chunk_size), level.chunk_size)
+            trace = reads.fields()
         return SizeFacts(level=level, trial=trials.finish(), trace=trace)
 
     def _try_content(self, levels: ContentLevels, fixed: Sequence[Profile], progress: Progress) -> Content:
@@ -277,6 +279,6 @@ def stored_size(distinct: Estimate, trial: Trial, number: int, codec: str, size:
 
 
 def used_chunks(log: BlockLog, chunk_size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the ascending numbers of the chunks that are not zero."""
+    """Return the ascending offsets (bytes) of the chunks that are not zero."""
     rows, places = np.nonzero(log.digests > BLOCK_ZERO)
-    return np.unique((log.offsets[rows] + places * BLOCK_SIZE) // chunk_size)
+    return np.unique((log.offsets[rows] + places * BLOCK_SIZE) // chunk_size) * chunk_size

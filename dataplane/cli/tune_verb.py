@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 AXES = ("space", "memory", "speed", "read")
 TRACE_REQUESTS_MAX = 10_000_000
 
+TRACE_HEADS = ("trace", "cached")
+"""Bytes decoded for each byte that the trace asks for, with no cache and with one that forgets nothing."""
+
 CONTENT_MARK = "~"
 """Stands before the sizes of content-defined chunks."""
 
@@ -163,7 +166,7 @@ def show(fields: dict[str, Any]) -> None:
         print("INTERRUPTED: these figures are about what was read until then")
     content = fields["content_defined"] or {"sizes": [], "profiles": []}
     print_table(
-        ["chunk", "zero", "duplicate", "shared", "unique", "dedup"],
+        ["chunk", "zero", "duplicate", "shared", "unique", "dedup", *TRACE_HEADS[: 2 * ("trace" in fields["sizes"][0])]],
         [
             *(size_row(one, "") for one in fields["sizes"]),
             *(size_row(one, CONTENT_MARK) for one in content["sizes"]),
@@ -191,9 +194,6 @@ def show(fields: dict[str, Any]) -> None:
     if content["sizes"]:
         print(f"{CONTENT_MARK}: content-defined chunks of so many bytes on average, which no store has")
     print()
-    for one in fields["sizes"]:
-        if "trace" in one:
-            print(f"trace at {short(one['chunk_size'])}: {one['trace']['amplification']} times what was asked for")
     for one in fields["alignment"]:
         show_alignment(one)
     show_verdict(fields)
@@ -205,7 +205,13 @@ def size_row(one: dict[str, Any], mark: str) -> list[str]:
         mark + short(one["chunk_size"]),
         *(human_size(one[f"{kind}_size"]) for kind in ("zero", "duplicate", "shared", "unique")),
         f"{one['dedup_ratio'] or 0:.2f}" + interval(one["distinct_chunks_low"], one["distinct_chunks_high"]),
+        *(times(one["trace"][kind]) for kind in ("amplification", "amplification_cached") if "trace" in one),
     ]
+
+
+def times(factor: float | None) -> str:
+    """Return a factor; a trace that asks for nothing has none."""
+    return "" if factor is None else f"{factor:.1f}x"
 
 
 def profile_row(one: dict[str, Any], mark: str) -> list[str]:
@@ -350,7 +356,8 @@ def read_trace(path: str) -> tuple[tuple[int, int], ...]:
                 if not line.strip() or line.startswith("#"):
                     continue
                 offset, _, length = line.strip().partition(",")
-                if not (offset.isdigit() and length.isdigit() and len(line) < 60 and int(length) > 0):
+                if not (offset.isdigit() and length.isdigit() and len(line) < 40 and int(length) > 0
+                        and int(offset) + int(length) < 1 << 63):  # fmt: skip
                     raise UsageError(f"{path}, line {number}: write offset,length in bytes")
                 requests.append((int(offset), int(length)))
                 if len(requests) > TRACE_REQUESTS_MAX:

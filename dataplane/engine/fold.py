@@ -1,7 +1,7 @@
-"""Door of the fold kernel: digests of larger chunks from those of smaller ones."""
+"""Door of the fold kernel: digests of larger chunks from those of smaller ones, and their keys."""
 
 from __future__ import annotations
 
-from dataplane._native.fold import fold
+from dataplane._native.fold import fold, gather
 
-__all__ = ["fold"]
+__all__ = ["fold", "gather"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,31 @@ def test_read_amplification_is_the_mean_over_reads(tuned: Tuning, counted: dict[
         assert decoded / 20_000 / 4096 * (int(ends[-1]) + 4095) / int(ends[-1]) == pytest.approx(
             read_amplification(facts.level, 4096), rel=0.05
         )
+
+
+def test_trace_reads_the_chunks_it_meets(paths: list[Path], disks: list[bytes]) -> None:
+    """Of the first disk only, each request chunk by chunk."""
+    chance = random.Random(8)
+    trace = tuple((chance.randrange(2 * MIB), chance.randrange(1, 100_000)) for _ in range(60))
+    tuning = tune(paths, chunk_sizes=AVERAGES, codecs=("none",), cdc=True, trace=trace)
+    assert tuning.content is not None
+    pieces, asked = oracle.pieces(disks[0]), sum(length for _, length in trace)
+    for facts in tuning.content.facts:
+        chunks = [(at, at + length) for at, length, _ in oracle.chunks(pieces, facts.level.average)]
+        met = [
+            {(start, end) for start, end in chunks if start < at + length and at < end} for at, length in trace
+        ]
+        decoded, once = (sum(end - start for start, end in some) for some in (itertools.chain(*met), set().union(*met)))
+        assert facts.level.trace == {
+            "requests": 60,
+            "bytes_asked": asked,
+            "bytes_decoded": decoded,
+            "amplification": round(decoded / asked, 4),
+            "amplification_cached": round(once / asked, 4),
+        }
+    assert [one["trace"] for one in tune_fields(tuning)["content_defined"]["sizes"]] == [
+        facts.level.trace for facts in tuning.content.facts
+    ]
 
 
 def test_intervals_overlap_only_where_something_is_estimated() -> None:

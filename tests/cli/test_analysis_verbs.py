@@ -75,7 +75,9 @@ def test_tune_trace(folder: Path, tmp_path: Path) -> None:
     found = tune(folder / "a.raw", "--chunk-sizes", "4K,1M", "--codecs", "none", "--trace", trace)
     assert [one["trace"]["requests"] for one in found["sizes"]] == [2, 2]
     assert found["sizes"][1]["trace"]["bytes_decoded"] == 2 * MIB
-    for wrong in ("4096\n", "1,0\n", "-1,5\n", "a,b\n"):
+    shown = dataplane("tune", folder / "a.raw", "--chunk-sizes", "1M", "--codecs", "none", "--cdc", "--trace", trace)
+    assert re.search(r"dedup +trace +cached\n *1M .* 30\.1x +30\.1x\n *~1M ", shown.stdout)
+    for wrong in ("4096\n", "1,0\n", "-1,5\n", "a,b\n", f"{1 << 63},1\n"):
         trace.write_text(wrong)
         assert "line 1" in one_line(dataplane("tune", folder / "a.raw", "--trace", trace, check=2))
 

@@ -29,3 +29,8 @@ def fold(children: Sequence[int]) -> list[int]:
         else:
             parents.append(short_digest(struct.pack("=QQ", left if left > 1 else 0, right if right > 1 else 0)))
     return parents
+
+
+def keys(digests: Sequence[int], bits: int, image: int) -> list[int]:
+    """Return the key of each digest that stands for data."""
+    return [digest >> bits << bits | image for digest in digests if digest > 1]
