@@ -90,9 +90,7 @@ class ContentLevels:
         self.rate = rate
         self._bits = image_bits(images)
         self._entries_max = entries_max
-        self._tallies = [
-            Tally([0] * images, [0] * images, TraceReads(trace) if trace else None) for _ in self.averages
-        ]
+        self._tallies = [Tally([0] * images, [0] * images, TraceReads(trace) if trace else None) for _ in self.averages]
 
     def add(self, image: int, cutter: Cutter) -> None:
         """Take the chunks of one disk that `cutter` has ready."""

@@ -165,8 +165,9 @@ def show(fields: dict[str, Any]) -> None:
     if not fields["complete"]:
         print("INTERRUPTED: these figures are about what was read until then")
     content = fields["content_defined"] or {"sizes": [], "profiles": []}
+    traced = TRACE_HEADS if "trace" in fields["sizes"][0] else ()
     print_table(
-        ["chunk", "zero", "duplicate", "shared", "unique", "dedup", *TRACE_HEADS[: 2 * ("trace" in fields["sizes"][0])]],
+        ["chunk", "zero", "duplicate", "shared", "unique", "dedup", *traced],
         [
             *(size_row(one, "") for one in fields["sizes"]),
             *(size_row(one, CONTENT_MARK) for one in content["sizes"]),

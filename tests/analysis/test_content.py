@@ -199,9 +199,7 @@ def test_trace_reads_the_chunks_it_meets(paths: list[Path], disks: list[bytes]) 
     pieces, asked = oracle.pieces(disks[0]), sum(length for _, length in trace)
     for facts in tuning.content.facts:
         chunks = [(at, at + length) for at, length, _ in oracle.chunks(pieces, facts.level.average)]
-        met = [
-            {(start, end) for start, end in chunks if start < at + length and at < end} for at, length in trace
-        ]
+        met = [{(start, end) for start, end in chunks if start < at + length and at < end} for at, length in trace]
         decoded, once = (sum(end - start for start, end in some) for some in (itertools.chain(*met), set().union(*met)))
         assert facts.level.trace == {
             "requests": 60,
