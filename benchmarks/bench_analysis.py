@@ -78,12 +78,12 @@ def analyse(path: Path, key: bytes | None, chunk_size: int = CHUNK_SIZE_DEFAULT)
         )  # fmt: skip
 
 
-def hash_in_cache(data: bytearray, turns: int) -> None:
+def hash_in_cache(data: bytearray, turns: int, key: bytes | None = KEY, chunk_size: int = CHUNK_SIZE_DEFAULT) -> None:
     """Scan one piece again and again."""
-    count = PIECE_SIZE // CHUNK_SIZE_DEFAULT
-    digests, states = bytearray(32 * count), bytearray(count)
+    count = PIECE_SIZE // chunk_size
+    digests, states = bytearray((16 if key is None else 32) * count), bytearray(count)
     for _ in range(turns):
-        scan_chunks(data, CHUNK_SIZE_DEFAULT, digests, states, KEY)
+        scan_chunks(data, chunk_size, digests, states, key)
 
 
 def test_analysis_raw(beside: Beside, disk: Path) -> None:

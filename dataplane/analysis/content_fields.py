@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dataplane.analysis.content_tuning import Content, ContentFacts
-from dataplane.analysis.verdict import Profile
+from dataplane.analysis.verdict import overlap
 
 if TYPE_CHECKING:
     from dataplane.analysis.tuning import Tuning
@@ -70,13 +70,3 @@ def verdict_fields(content: Content, tuning: Tuning) -> Fields:
         "saved_share": round(saved / beside, 4) if saved is not None and beside else None,
         "intervals_overlap": fixed is not None and overlap(one, tuning.profiles[fixed]),
     }
-
-
-def overlap(one: Profile, other: Profile) -> bool:
-    """Return whether two profiles, of which one is an estimate at least, may take the same space in all."""
-    low, high, other_low, other_high = (
-        float(profile["total_size"]) - float(profile["stored_size"]) + float(profile[f"stored_size_{end}"])
-        for profile in (one, other)
-        for end in ("low", "high")
-    )
-    return (low < high or other_low < other_high) and low <= other_high and other_low <= high

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from dataplane.analysis import costs
 from dataplane.analysis.content_levels import ContentLevel, Numbers
 from dataplane.analysis.content_trial import ContentTrials
 from dataplane.analysis.estimate import estimate_ratio
+from dataplane.analysis.profiles import Chunking
 from dataplane.analysis.trial import Trial
 from dataplane.analysis.verdict import Profile, judge
 from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile
 from dataplane.image_source import ImageSource
-from dataplane.limits import KIB, PAGE_CHUNKS
+from dataplane.limits import PAGE_CHUNKS
 
 MANIFEST_EXTRA = 12
 """What a manifest has for each chunk beside its id: an offset of 8 bytes, so that gaps need nothing, and a length."""
@@ -68,35 +70,26 @@ def content_profiles(facts: ContentFacts, codecs: Sequence[str], threads: int) -
     level, trial = facts.level, facts.trial
     data_size = sum(level.data_sizes)
     pages = [-(-count // PAGE_CHUNKS) for count in level.chunks]
-    manifests = sum(
-        costs.manifest_size(count, own) + MANIFEST_EXTRA * count for count, own in zip(level.chunks, pages, strict=True)
+    chunking = Chunking(
+        chunk_size=level.average,
+        images=len(level.chunks),
+        data_size=data_size,
+        loaded_size=data_size,
+        unique_size=level.unique_size.value,
+        distinct=round(level.distinct.value),
+        pages=sum(pages),
+        manifest_size=sum(
+            costs.manifest_size(count, own) + MANIFEST_EXTRA * count
+            for count, own in zip(level.chunks, pages, strict=True)
+        ),
+        index_extra=INDEX_EXTRA,
+        read_amplification=partial(read_amplification, level),
     )
-    distinct, unique = round(level.distinct.value), level.unique_size
-    for number, codec in enumerate(codecs):
-        stored = unique
+    for place, codec in enumerate(codecs):
+        stored = level.unique_size
         if codec != "none":
-            stored = estimate_ratio(trial.lengths[:, number], facts.plain, level.distinct, unique)
-        disk = costs.index_disk(distinct + sum(pages) + len(level.chunks), round(stored.value)) + INDEX_EXTRA * distinct
-        packs = costs.pack_overhead(distinct + sum(pages), round(stored.value) + manifests)
-        seconds = (data_size * trial.load_s + unique.value * trial.encode_s[number]) / threads
-        yield {
-            "chunk_size": level.average,
-            "codec": codec,
-            "stored_size": round(stored.value),
-            "stored_size_low": round(stored.low),
-            "stored_size_high": round(stored.high),
-            "manifest_size": manifests,
-            "index_disk": disk,
-            "index_memory": costs.index_memory(distinct, disk),
-            "pack_overhead": packs,
-            "total_size": round(stored.value) + manifests + disk + packs,
-            "ratio": round(data_size / stored.value, 4) if stored.value else 0.0,
-            "import_seconds": seconds,
-            "import_rate": round(data_size / seconds) if seconds else 0,
-            "read_amplification_4k": read_amplification(level, 4 * KIB),
-            "read_amplification_64k": read_amplification(level, 64 * KIB),
-            "fetched_per_4k_read": round(stored.value / distinct / (4 * KIB), 4) if distinct else 0.0,
-        }
+            stored = estimate_ratio(trial.lengths[:, place], facts.plain, level.distinct, level.unique_size)
+        yield chunking.profile(codec, stored, trial, place, threads)
 
 
 def read_amplification(level: ContentLevel, request_size: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from dataplane.analysis.content_fields import content_fields
 from dataplane.analysis.strips import strips
 from dataplane.analysis.tuning import SizeFacts, Tuning
+from dataplane.analysis.verdict import overlap
 from dataplane.engine import cpu
 from dataplane.engine.scan import chosen_variant
 
@@ -135,6 +136,7 @@ def verdict_fields(tuning: Tuning) -> Fields:
                 "chunk_size": profiles[number]["chunk_size"],
                 "codec": profiles[number]["codec"],
                 "fits": number not in verdict.excluded,
+                "intervals_overlap": overlap(profiles[number], best),
                 **{axis: float(profiles[number][axis]) - float(best[axis]) for axis in axes},
             }
             for number in verdict.neighbours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from dataplane.analysis.content_levels import ContentLevels
 from dataplane.analysis.content_tuning import Content, content_profiles, judge_content, try_level
 from dataplane.analysis.estimate import Estimate, estimate_sum
 from dataplane.analysis.levels import Level, SampledLevels, exact_levels
+from dataplane.analysis.profiles import Chunking, Fields
 from dataplane.analysis.trace_reads import TraceReads
 from dataplane.analysis.trial import Trial, Trials
 from dataplane.analysis.verdict import WEIGHTS_DEFAULT, Profile, Verdict, judge
@@ -26,7 +28,7 @@ from dataplane.errors import Cancelled, UsageError
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import thread_count
 from dataplane.ingest.progress import Progress
-from dataplane.limits import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, KIB, MIB, check_chunk_size
+from dataplane.limits import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, MIB, check_chunk_size
 
 CHUNK_SIZES = tuple(1 << bits for bits in range(CHUNK_SIZE_MIN.bit_length() - 1, CHUNK_SIZE_MAX.bit_length()))
 CODECS = ("none", "zstd:-5", "zstd:-1", "zstd:1", "zstd:3")
@@ -239,36 +241,24 @@ class Tuner:
         verdict = judge_content(fixed, profiles, self._options.weights, self._options.ram)
         return Content(facts=tuple(facts), profiles=profiles, verdict=verdict)
 
-    def _profiles(self, fact: SizeFacts) -> Iterator[dict[str, float | int | str]]:
+    def _profiles(self, fact: SizeFacts) -> Iterator[Fields]:
         level, trial, size = fact.level, fact.trial, fact.level.chunk_size
-        chunks = sum(occupancy.chunks for occupancy in level.occupancies)
-        pages = sum(occupancy.pages for occupancy in level.occupancies)
-        data_size = sum(occupancy.data_size for occupancy in level.occupancies)
-        manifests = sum(costs.manifest_size(one.chunks, one.pages) for one in level.occupancies)
         distinct = round(level.distinct.value)
-        for number, codec in enumerate(self._options.codecs):
-            stored = stored_size(level.distinct, trial, number, codec, size)
-            disk = costs.index_disk(distinct + pages + len(level.occupancies), round(stored.value))
-            packs = costs.pack_overhead(distinct + pages, round(stored.value) + manifests)
-            seconds = (chunks * size * trial.load_s + distinct * size * trial.encode_s[number]) / self._threads
-            yield {
-                "chunk_size": size,
-                "codec": codec,
-                "stored_size": round(stored.value),
-                "stored_size_low": round(stored.low),
-                "stored_size_high": round(stored.high),
-                "manifest_size": manifests,
-                "index_disk": disk,
-                "index_memory": costs.index_memory(distinct, disk),
-                "pack_overhead": packs,
-                "total_size": round(stored.value) + manifests + disk + packs,
-                "ratio": round(data_size / stored.value, 4) if stored.value else 0.0,
-                "import_seconds": seconds,
-                "import_rate": round(data_size / seconds) if seconds else 0,
-                "read_amplification_4k": costs.random_read_amplification(size, 4 * KIB),
-                "read_amplification_64k": costs.random_read_amplification(size, 64 * KIB),
-                "fetched_per_4k_read": round(stored.value / distinct / (4 * KIB), 4) if distinct else 0.0,
-            }
+        chunking = Chunking(
+            chunk_size=size,
+            images=len(level.occupancies),
+            data_size=sum(one.data_size for one in level.occupancies),
+            loaded_size=sum(one.chunks for one in level.occupancies) * size,
+            unique_size=distinct * size,
+            distinct=distinct,
+            pages=sum(one.pages for one in level.occupancies),
+            manifest_size=sum(costs.manifest_size(one.chunks, one.pages) for one in level.occupancies),
+            index_extra=0,
+            read_amplification=partial(costs.random_read_amplification, size),
+        )
+        for place, codec in enumerate(self._options.codecs):
+            stored = stored_size(level.distinct, trial, place, codec, size)
+            yield chunking.profile(codec, stored, trial, place, self._threads)
 
 
 def stored_size(distinct: Estimate, trial: Trial, number: int, codec: str, size: int) -> Estimate:

@@ -70,3 +70,13 @@ def knee(profiles: Sequence[Profile], numbers: Sequence[int]) -> int | None:
     depths = [ys[0] + (ys[-1] - ys[0]) * (x - xs[0]) / (xs[-1] - xs[0]) - y for x, y in zip(xs, ys, strict=True)]
     deepest = max(range(len(depths)), key=lambda i: depths[i])
     return numbers[deepest] if depths[deepest] > 0 else None
+
+
+def overlap(one: Profile, other: Profile) -> bool:
+    """Return whether two profiles, of which one is an estimate at least, may take the same space in all."""
+    low, high, other_low, other_high = (
+        float(profile["total_size"]) - float(profile["stored_size"]) + float(profile[f"stored_size_{end}"])
+        for profile in (one, other)
+        for end in ("low", "high")
+    )
+    return (low < high or other_low < other_high) and low <= other_high and other_low <= high

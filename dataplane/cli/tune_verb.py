@@ -264,6 +264,7 @@ def show_verdict(fields: dict[str, Any]) -> None:
             f"  {short(one['chunk_size'])}: {signed(one['total_size'])} in all,"
             f" {signed(one['index_memory'])} of memory, {one['import_seconds']:+.2f} s of import,"
             f" {one['read_amplification_64k']:+.1f} of 64 KiB read amplification"
+            + (" (give or take: the 95 % intervals overlap)" if one["intervals_overlap"] else "")
         )
     if fields["content_defined"] is not None:
         print(content_sentence(fields["content_defined"]["verdict"]))

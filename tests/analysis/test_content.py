@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import zstandard
 
-from dataplane.analysis.content_fields import overlap
 from dataplane.analysis.content_levels import ContentLevels
 from dataplane.analysis.content_tuning import judge_content, read_amplification
 from dataplane.analysis.estimate import Estimate, estimate_ratio
 from dataplane.analysis.tune_fields import tune_fields
 from dataplane.analysis.tuning import Tuning
+from dataplane.analysis.verdict import overlap
 from dataplane.limits import KIB, MIB
 from tests.analysis.test_tuning import made_up, tune
 from tests.disks import disk_bytes, write_sparse

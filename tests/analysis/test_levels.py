@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dataplane import Store, import_image, open_source
+from dataplane.analysis import block_log
 from dataplane.analysis.block_log import BLOCKS, BlockLog, joined, shifted, survey
 from dataplane.analysis.counting import SLICE_KEYS, ChunkCounts, count_keys, image_bits, make_keys
 from dataplane.analysis.levels import Level, SampledLevels, exact_levels
@@ -126,6 +127,23 @@ def same(log: BlockLog, expected: BlockLog) -> None:
     assert log.offsets.tolist() == expected.offsets.tolist()
     data, wanted = log.digests, expected.digests
     assert np.array_equal(np.where(data > 1, data, 0), np.where(wanted > 1, wanted, 0))  # holes and zeros may differ
+
+
+def test_slices_tear_no_row_apart(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are of 4 MiB, loads of one, and slices of an odd number of loads end anywhere."""
+    with open_source(str(paths[0])) as source:
+        whole = log_of(source)
+    monkeypatch.setattr(block_log, "SLICE_WINDOWS", 1)
+    for load_size in (MIB // 4, MIB, 4 * MIB):
+        monkeypatch.setattr(block_log, "LOAD_SIZE", load_size)
+        with open_source(str(paths[0])) as source:
+            slices = list(survey(source, threads=2, progress=Progress(), cancelled=None))
+        assert len(slices) > 1
+        offsets = np.concatenate([part.offsets for part in slices])
+        assert len(set(offsets.tolist())) == len(offsets)
+        log = joined(slices)
+        assert log.offsets.tolist() == whole.offsets.tolist()
+        assert np.array_equal(log.digests, whole.digests)
 
 
 def test_cancelled_survey_keeps_what_it_yielded(tmp_path: Path) -> None:

@@ -191,7 +191,9 @@ def rendered(page: Path, profile: Path) -> str:
 def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> None:
     hostile = write_sparse(folder / "</script><img src=x onerror=alert(1)>.raw".replace("/", "_"), disk_bytes(MIB, 4))
     page = tmp_path / "report.html"
-    found = tune(folder / "a.raw", folder / "b.raw", hostile, "--cdc", "--report", page)
+    trace = tmp_path / "trace"
+    trace.write_text("0,4096\n1048576,65536\n")
+    found = tune(folder / "a.raw", folder / "b.raw", hostile, "--cdc", "--trace", trace, "--report", page)
     text = page.read_text()
     assert len(text) < MIB // 3
     assert not re.search(
@@ -212,6 +214,11 @@ def test_report_shows_everything_in_a_browser(folder: Path, tmp_path: Path) -> N
     assert ("would pay" in sentence[1]) == content["verdict"]["pays"]
     assert ">~4K none<" in dom
     assert dom.count('class="map"') == 3
+    assert ">trace, cached</th>" in dom
+    row = re.search(r"<td>~1M none</td>.*?</tr>", dom)
+    assert row
+    read = next(one["trace"] for one in content["sizes"] if one["chunk_size"] == MIB)
+    assert row[0].endswith(f"<td>{read['amplification']:.1f}×</td><td>{read['amplification_cached']:.1f}×</td></tr>")
     assert len(re.findall('type="range"', dom)) == 4
     assert html.escape(hostile.name, quote=False) in dom
     assert "onerror=alert(1)>" not in dom.split("<body>")[1].replace(html.escape(hostile.name), "").split("<script")[0]
@@ -231,6 +238,29 @@ def test_report_of_a_sampled_run_and_an_empty_disk(tmp_path: Path) -> None:
         dom = rendered(page, tmp_path / "profile")
         assert 'data-ready="yes"' in dom
         assert "NaN" not in dom.split("<script")[0]
+
+
+def test_report_of_twenty_large_images_is_small(tmp_path: Path) -> None:
+    """At most 1 MB, with maps of disks that have something everywhere, so that all numbers are long."""
+    paths = []
+    for number in range(20):
+        path = tmp_path / f"a-name-that-is-rather-long-{number:02}.raw"
+        with path.open("wb") as file:
+            for place in range(128):
+                file.seek(place * 300 * MIB + number * 7 * KIB)
+                file.write(disk_bytes(40 * KIB, place * 20 + number % 3))
+        paths.append(path)
+    found = tune(*paths, "--cdc", "--codecs", "none,zstd:1,zstd:3", "--report", tmp_path / "report.html")
+    assert len(found["maps"]) == 20
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+def test_progress_of_each_source_as_json_lines(folder: Path) -> None:
+    done = dataplane("tune", folder / "a.raw", folder / "b.raw", "--chunk-sizes", "64K", "--codecs", "none",
+                     "--progress", "json")  # fmt: skip
+    ends = [line for line in map(json.loads, done.stderr.splitlines()) if line["type"] == "summary"]
+    assert all(line["finished"] and line["succeeded"] for line in ends)
+    assert [line["position_bytes"] for line in ends] == [6 * MIB, 6 * MIB, 1]  # the last counts chunk sizes
 
 
 def test_report_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
