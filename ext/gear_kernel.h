@@ -97,7 +97,7 @@ typedef __m256i gear_vector;
 
 #if defined(GEAR_STEP)
 
-#define GEAR_BLOCK 4096 /* fits uint16_t; its sums stay in the first-level cache */
+#define GEAR_BLOCK 8192 /* fits uint16_t; its sums stay in the first-level cache */
 #define GEAR_MASK 64    /* places that a mask tells of */
 
 /* Return the sums over four bytes behind each of GEAR_STEP places: byte[i - k] << k. */
@@ -122,10 +122,10 @@ static void search_block(gear_finding *found, ptrdiff_t at)
     for (int i = 0; i < 4; i++) /* those of the four places before */
         fours[GEAR_STEP - 4 + i] =
             (uint8_t)(bytes[i - 4] + 2 * bytes[i - 5] + 4 * bytes[i - 6] + 8 * bytes[i - 7]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < GEAR_BLOCK; i += GEAR_STEP)
         STORE(fours + GEAR_STEP + i, sums_of_four(bytes + i));
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < GEAR_BLOCK; i += GEAR_MASK) {
         uint64_t mask = 0;
         for (int part = 0; part < GEAR_MASK; part += GEAR_STEP) {
