@@ -68,6 +68,29 @@ def scan_zeros() -> Work:
     return lambda: scan_chunks(data, CHUNK_SIZE, digests, states)
 
 
+def search_gear() -> Work:
+    """Places to cut in 4 MiB that look random."""
+    from dataplane.engine import gear
+
+    data = random.Random(2).randbytes(4 << 20)
+    return lambda: gear.find(data)
+
+
+def fold_digests() -> Work:
+    """Digests of 262,144 blocks folded once, and the keys of their parents gathered."""
+    from dataplane.engine.fold import fold, gather
+
+    blocks = 1 << 18
+    children = array("Q", random.Random(3).randbytes(8 * blocks))
+    parents, keys = array("Q", bytes(4 * blocks)), array("Q", bytes(4 * blocks))
+
+    def work() -> None:
+        fold(children, parents)
+        gather(parents, 2, 1, keys, 0, len(keys))
+
+    return work
+
+
 def claim_digests() -> Work:
     """100,000 digests claimed in an empty table."""
     from dataplane.engine.scan import ChunkState
@@ -160,6 +183,8 @@ CASES: dict[str, Callable[[], Work]] = {
         scan_xxh3,
         scan_blake3,
         scan_zeros,
+        search_gear,
+        fold_digests,
         claim_digests,
         look_up_ids,
         encode_chunks,
