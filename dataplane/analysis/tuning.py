@@ -33,7 +33,7 @@ from dataplane.limits import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, MIB, check_chunk_si
 CHUNK_SIZES = tuple(1 << bits for bits in range(CHUNK_SIZE_MIN.bit_length() - 1, CHUNK_SIZE_MAX.bit_length()))
 CODECS = ("none", "zstd:-5", "zstd:-1", "zstd:1", "zstd:3")
 TRIAL_CHUNKS = 512
-TRIAL_BYTES = 16 * MIB
+TRIAL_BYTES = 64 * MIB
 """Chunks compressed for each size: so many, fewer when they are more than so many bytes, but 32 at least."""
 
 SAMPLED_ENTRIES_MAX = 1 << 20
