@@ -118,7 +118,10 @@ def extensions():
             libraries=[*libraries, *(system_blake3 if name in ("scan", "cpu") else [])],
             extra_compile_args=CFLAGS,
             extra_link_args=LDFLAGS,
-            depends=["setup.py", *sorted(str(path) for end in ("[ch]", "pxi") for path in Path("ext").glob(f"*.{end}"))],
+            depends=[
+                "setup.py",
+                *sorted(str(path) for end in ("[ch]", "pxi") for path in Path("ext").glob(f"*.{end}")),
+            ],
         )
         for name, libraries in KERNELS.items()
         if (ROOT / f"ext/{name}.pyx").exists()
