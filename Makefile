@@ -25,7 +25,7 @@ demo-boot: setup  ## an image boots over NBD, is written to, and is an image aga
 	@$(BIN)/python -m benchmarks.demo_boot
 
 test: lint  ## what has to pass before a change lands: lint and every test that is not slow
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow

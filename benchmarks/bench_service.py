@@ -17,13 +17,14 @@ from typing import Any
 import grpc
 import pytest
 
+from benchmarks.bare_server import bare_server
 from benchmarks.beside import Goal, Result
 from benchmarks.conftest import RESULTS
+from benchmarks.range_server import range_server
 from dataplane.limits import MIB
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2_grpc
 from tests.service.serving import Serving, serve
-from tests.service.web import Web, serving
 
 CREATE_GOAL = Goal("answer of Create, 99th percentile of 200 at once from 20 clients, of 100 ms", "at most", 1.0)
 GET_GOAL = Goal("Gets a second on one core while importing, of 2,000", "at least", 1.0)
@@ -36,7 +37,6 @@ CONNECTIONS = 4
 """Of each of two processes that only get."""
 ROUNDS = 5
 SECONDS = 4.0
-DISK_SIZE = 256 * MIB
 TOKEN = (("authorization", "Bearer bench"),)
 """Not as call credentials: for those gRPC starts a thread for each call of the client, which shares the machine."""
 
@@ -44,18 +44,20 @@ Target = tuple[str, bytes, str]  # endpoint, authority, image
 
 
 @pytest.fixture
-def busy(tmp_path: Path) -> Iterator[tuple[Serving, Web]]:
-    """A server whose two workers import all the time."""
-    with serving() as web, serve(tmp_path / "data", workers=2) as server:
-        web.add("/large.raw", b"".join(random.Random(seed).randbytes(MIB) for seed in range(DISK_SIZE // MIB)))
-        web.add("/small.raw", random.Random(2).randbytes(MIB))
+def busy(tmp_path: Path, disk: Path) -> Iterator[tuple[Serving, str]]:
+    """A server whose two workers import all the time, and where a small image is."""
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / "large.raw").symlink_to(disk)
+    (web / "small.raw").write_bytes(random.Random(-1).randbytes(MIB))
+    with range_server(web) as address, serve(tmp_path / "data", workers=2) as server:
         stopping = threading.Event()
 
         def feed() -> None:
             while not stopping.is_set():
                 with contextlib.suppress(grpc.RpcError):
                     started = [
-                        server.create(web.url("/large.raw"), folder_id=f"busy{os.urandom(3).hex()}") for _ in "ab"
+                        server.create(f"{address}large.raw", folder_id=f"busy{os.urandom(3).hex()}") for _ in "ab"
                     ]
                     for operation in started:
                         while not stopping.is_set() and not server.operation(operation.id).done:
@@ -63,7 +65,7 @@ def busy(tmp_path: Path) -> Iterator[tuple[Serving, Web]]:
 
         thread = threading.Thread(target=feed, daemon=True)
         thread.start()
-        yield server, web
+        yield server, f"{address}small.raw"
         stopping.set()
         thread.join()
 
@@ -102,7 +104,7 @@ def note(
     baseline: str,
     ratios: list[float],
     best: float,
-    goal: Goal,
+    goal: Goal | None,
     by_processor: list[float] | None = None,
 ) -> None:
     """Keep what came out as the other benchmarks do."""
@@ -120,12 +122,12 @@ def note(
     RESULTS.append(result)
 
 
-def test_create_answers_at_once(benchmark: Any, busy: tuple[Serving, Web]) -> None:
-    server, web = busy
+def test_create_answers_at_once(benchmark: Any, busy: tuple[Serving, str]) -> None:
+    server, small = busy
     ratios: list[float] = []
 
     def turn() -> None:
-        took = create_all(server, web.url("/small.raw"))
+        took = create_all(server, small)
         assert len(took) == CREATES
         ratios.append(took[int(CREATES * 0.99) - 1] / ANSWER_S)
 
@@ -133,12 +135,12 @@ def test_create_answers_at_once(benchmark: Any, busy: tuple[Serving, Web]) -> No
     note(benchmark, "create_answers_at_once", "100 ms", ratios, min(ratios), CREATE_GOAL)
 
 
-def test_memory_of_the_server(benchmark: Any, busy: tuple[Serving, Web]) -> None:
-    server, web = busy
+def test_memory_of_the_server(benchmark: Any, busy: tuple[Serving, str]) -> None:
+    server, small = busy
     ratios: list[float] = []
 
     def turn() -> None:
-        create_all(server, web.url("/small.raw"))
+        create_all(server, small)
         ratios.append(server.memory_peak() / MEMORY_MAX)
 
     benchmark.pedantic(turn, rounds=2, iterations=1)
@@ -183,31 +185,49 @@ def keep_on_one_core(pid: int) -> None:
             os.sched_setaffinity(int(task.name), {core})
 
 
-def test_gets_of_one_core(benchmark: Any, busy: tuple[Serving, Web]) -> None:
-    server, web = busy
-    image = server.ready(web.url("/small.raw"), folder_id="bench")
+def test_gets_of_one_core(benchmark: Any, busy: tuple[Serving, str]) -> None:
+    server, small = busy
+    image = server.ready(small, folder_id="bench")
     target = (server.endpoint, server.ca.read_bytes(), image.id)
     keep_on_one_core(server.process.pid)
     context = multiprocessing.get_context("spawn")
-    ratios: list[float] = []
-    by_processor: list[float] = []
 
-    def turn() -> None:
+    def turn(pid: int, target: Target) -> float:
+        """Return Gets a second, and keep how many there were for each second of the server's processor time."""
         ready, go, stop, count = context.Semaphore(0), context.Event(), context.Event(), context.Value("q", 0)
         clients = [context.Process(target=get_until_told, args=(target, ready, go, stop, count)) for _ in "ab"]
         for client in clients:
             client.start()
         for _ in range(len(clients) * CONNECTIONS):
             ready.acquire()
-        began_s = processor_s(server.process.pid)
+        began_s = processor_s(pid)
         go.set()
         time.sleep(SECONDS)
         stop.set()
         for client in clients:
             client.join()
-        ratios.append(count.value / SECONDS / GETS_PER_S)
         # What a core of its own would do: the importing workers, and whatever else runs here, take from the other.
-        by_processor.append(count.value / (processor_s(server.process.pid) - began_s) / GETS_PER_S)
+        by_processor[pid].append(count.value / (processor_s(pid) - began_s))
+        return float(count.value / SECONDS)
 
-    benchmark.pedantic(turn, rounds=3, iterations=1)
-    note(benchmark, "gets_of_one_core", "2,000 a second", ratios, max(ratios), GET_GOAL, by_processor)
+    with bare_server(image, server.ca.parent) as (bare_pid, bare_endpoint):
+        keep_on_one_core(bare_pid)
+        bare = (bare_endpoint, *target[1:])
+        by_processor: dict[int, list[float]] = {server.process.pid: [], bare_pid: []}
+        ratios = []
+
+        def both() -> None:
+            turn(bare_pid, bare)
+            ratios.append(turn(server.process.pid, target) / GETS_PER_S)
+
+        benchmark.pedantic(both, rounds=3, iterations=1)
+    ours, floor = median(by_processor[server.process.pid]), median(by_processor[bare_pid])
+    note(
+        benchmark,
+        "gets_beside_bare_grpc",
+        f"a bare gRPC server: {floor:,.0f} a second",
+        [ours / floor],
+        ours / floor,
+        None,
+    )
+    note(benchmark, "gets_of_one_core", "2,000 a second", ratios, max(ratios), GET_GOAL, [ours / GETS_PER_S])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -84,6 +86,18 @@ class RangeServer:
         return Handler
 
 
+@contextlib.contextmanager
+def range_server(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder from a process of its own, which takes no turn of this one's; give its address."""
+    command = [sys.executable, "-m", "benchmarks.range_server", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
 def asked_range(header: str, size: int) -> tuple[int, int] | None:
     """Return (start, length) of the one range that a Range header asks for, the whole without one, None if outside."""
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", header)
@@ -92,3 +106,14 @@ def asked_range(header: str, size: int) -> tuple[int, int] | None:
     start = int(match[1])
     stop = min(size, int(match[2]) + 1 if match[2] else size)
     return (start, stop - start) if start < stop else None
+
+
+def main() -> None:
+    """Serve the files of the folder that is named, until standard input ends."""
+    with RangeServer({path.name: path for path in Path(sys.argv[1]).iterdir()}) as server:
+        print(server.url(""), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

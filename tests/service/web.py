@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -43,6 +44,12 @@ class Web:
         return self.url(path)
 
 
+@lru_cache(maxsize=8)
+def etag(content: bytes) -> str:
+    """Return the entity tag of a file, made once: who asks for a large one by ranges asks often."""
+    return f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+
+
 @contextmanager
 def serving() -> Iterator[Web]:
     """Run a web server on a free port of this machine."""
@@ -72,7 +79,7 @@ def serving() -> Iterator[Web]:
             if wanted:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
             self.send_header("Content-Length", str(last - first + 1))
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+            self.send_header("ETag", etag(content))
             self.end_headers()
             held = web.hanging.get(path, range(0))
             if first < held.stop and last >= held.start:
