@@ -26,7 +26,7 @@ def main(endpoint: str, ca: str, uri: str, name: str) -> None:
     service = sdk.client(ImageServiceStub)
     operation = service.Create(CreateImageRequest(folder_id="sdk", name=name, uri=uri, labels={"from": "sdk"}))
     result = sdk.wait_operation_and_get_result(
-        operation, response_type=Image, meta_type=CreateImageMetadata, timeout=30
+        operation, response_type=Image, meta_type=CreateImageMetadata, timeout=120
     )
     assert isinstance(result, OperationResult)
     image = result.response
@@ -41,7 +41,7 @@ def main(endpoint: str, ca: str, uri: str, name: str) -> None:
 
     if name == "gone":
         deleted = service.Delete(DeleteImageRequest(image_id=image.id))
-        sdk.wait_operation_and_get_result(deleted, meta_type=DeleteImageMetadata, timeout=30)
+        sdk.wait_operation_and_get_result(deleted, meta_type=DeleteImageMetadata, timeout=120)
     seen = {"id": image.id, "status": image.status, "size": image.size, "storage_size": image.storage_size}
     sys.stdout.write(json.dumps(seen))
 

@@ -17,7 +17,7 @@ def main(endpoint: str, ca: str, credential: str, folder: str) -> None:
     given: dict[str, Any] = json.loads(credential)
     sdk = SDK(endpoint=endpoint, root_certificates=Path(ca).read_bytes(), **given)
     try:
-        listed = sdk.client(ImageServiceStub).List(ListImagesRequest(folder_id=folder), timeout=20)
+        listed = sdk.client(ImageServiceStub).List(ListImagesRequest(folder_id=folder), timeout=120)
     except grpc.RpcError as error:
         sys.stdout.write(json.dumps({"code": error.code().name, "text": error.details()}))
     else:

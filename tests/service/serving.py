@@ -93,7 +93,7 @@ class Serving:
     def cancel(self, operation_id: str) -> operation_pb2.Operation:
         return self.operations.Cancel(operations.CancelOperationRequest(operation_id=operation_id))
 
-    def finished(self, operation_id: str, timeout_s: float = 20) -> operation_pb2.Operation:
+    def finished(self, operation_id: str, timeout_s: float = 120) -> operation_pb2.Operation:
         def done() -> operation_pb2.Operation | None:
             found = self.operation(operation_id)
             return found if found.done else None
@@ -107,7 +107,7 @@ class Serving:
         assert operation.response.Unpack(image), operation.error
         return image
 
-    def until(self, look: Callable[[], T | None], timeout_s: float = 20) -> T:
+    def until(self, look: Callable[[], T | None], timeout_s: float = 120) -> T:
         """Look again and again until there is something to see, and return it."""
         deadline_s = time.monotonic() + timeout_s
         while (seen := look()) is None:

@@ -107,7 +107,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, account: rsa.RSAPrivateKey
 def code(call: Any, request: Any) -> grpc.StatusCode:
     """Return the code that a call ends with."""
     try:
-        call(request, timeout=20)
+        call(request, timeout=120)
     except grpc.RpcError as error:
         found: grpc.StatusCode = error.code()
         return found

@@ -90,7 +90,7 @@ def message_of(draw: st.DrawFn, kind: type[Message], texts: st.SearchStrategy[st
 def code_of(control: ControlPlane, method: str, data: bytes, key: str = "") -> grpc.StatusCode:
     call: Any = control.channel.unary_unary(method)
     try:
-        call(data, metadata=(*TOKEN, *((("idempotency-key", key),) if key else ())), timeout=30)
+        call(data, metadata=(*TOKEN, *((("idempotency-key", key),) if key else ())), timeout=120)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK

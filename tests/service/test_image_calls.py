@@ -295,7 +295,7 @@ def test_watch_ends_with_the_operation(control: ControlPlane) -> None:
     started = control.create()
     stages = []
     for progress in control.details.WatchProgress(
-        details.WatchProgressRequest(operation_id=started.id), metadata=TOKEN, timeout=10
+        details.WatchProgressRequest(operation_id=started.id), metadata=TOKEN, timeout=120
     ):
         stages.append(progress.stage)
         if len(stages) == 1:

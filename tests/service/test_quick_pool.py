@@ -25,7 +25,7 @@ def test_all_work_is_run_and_told_of() -> None:
 
     for number in range(100):
         pool.submit(done.append, number).add_done_callback(tell)
-    assert all(last.acquire(timeout=30) for _ in range(100))
+    assert all(last.acquire(timeout=120) for _ in range(100))
     assert sorted(done) == list(range(100))
     assert len(set(map(id, told))) == 100
 

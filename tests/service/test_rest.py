@@ -56,7 +56,7 @@ class Rest:
         context = ssl.create_default_context(cafile=str(self.ca))
         if self.client is not None:
             context.load_cert_chain(self.client / "server.pem", self.client / "server.key")
-        connection = http.client.HTTPSConnection(*self.address, timeout=30, context=context)
+        connection = http.client.HTTPSConnection(*self.address, timeout=120, context=context)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"

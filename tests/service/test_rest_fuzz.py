@@ -36,7 +36,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @DESCRIBED.parametrize()  # type: ignore[untyped-decorator, unused-ignore]
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_answers_are_what_the_document_says(case: Any, url: str) -> None:
-    answer = case.call(base_url=url, timeout=30)
+    answer = case.call(base_url=url, timeout=120)
     assert answer.status_code not in (500, 503, 504), answer.text
     if answer.status_code == 400 and answer.headers["content-type"][0].startswith("text/plain"):
         assert answer.text == "Invalid HTTP request received."  # below HTTP: nothing that has a path

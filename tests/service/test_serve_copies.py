@@ -49,6 +49,7 @@ def sizes(server: Serving, image_id: str) -> details.ImageSizes:
 
 def test_copy_in_a_folder_names_the_same_content(server: Serving, web: Web) -> None:
     source = server.ready(web.url("/disk.raw"), folder_id="same")
+    server.until(server.without_work_files)  # counting follows an import
     files = server.files()
     operation = copy_of(server, source.id, "same")
     assert operation.done

@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 def scrape(server: Serving) -> str:
     event = next(event for event in server.events() if event["event"] == "metrics served")
-    with urllib.request.urlopen(f"http://{event['address']}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{event['address']}/metrics", timeout=120) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -105,7 +105,7 @@ def test_metrics_count_failures_and_retries(server: Serving, web: Web) -> None:
 def test_metrics_of_methods_that_are_not_there_are_not_kept(server: Serving) -> None:
     call: Any = server.channel.unary_unary("/yandex.cloud.compute.v1.ImageService/Bogus")
     with pytest.raises(grpc.RpcError):
-        call(b"", timeout=20)
+        call(b"", timeout=120)
     assert "Bogus" not in scrape(server)
 
 
@@ -278,7 +278,7 @@ def test_traces_of_calls_and_operations_are_sent(tmp_path: Path, web: Web) -> No
 def test_metrics_page_is_plain_http_and_nothing_else(server: Serving) -> None:
     event = next(event for event in server.events() if event["event"] == "metrics served")
     host, _, port = event["address"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
     connection.request("POST", "/metrics")
     assert connection.getresponse().status >= 400
     connection.close()
