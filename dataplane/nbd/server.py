@@ -23,7 +23,6 @@ CONNECTIONS_MAX = 256
 DRAIN_S = 10.0
 """How long requests under way may take when the server ends, before their connections are cut."""
 
-WRITE_BUFFER_SIZE = 4 << 20
 SOCKET_BUFFER_SIZE = 4 << 20
 
 
@@ -135,7 +134,6 @@ class NbdServer:
 
 def prepare_socket(writer: asyncio.StreamWriter) -> None:
     """Give a connection large buffers, and let a dead peer be noticed."""
-    writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_SIZE)
     connection = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_SIZE)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import NamedTuple
 
 from dataplane.errors import DataplaneError, NoSpace, UsageError
 from dataplane.nbd import protocol as nbd
+from dataplane.nbd.exports import nothing
 from dataplane.nbd.negotiation import Agreement, Disconnected
 from dataplane.nbd.protocol import Allocation, ChunkType, Command, CommandFlag, Error
+from dataplane.nbd.sending import ReplySender
 
 REQUESTS_MAX = 64
 """Requests of one connection that are worked on at once; what a client sends beyond waits in its socket."""
@@ -68,14 +71,17 @@ class Transmission:
     ) -> None:
         self._report = report
         self._reader = reader
-        self._writer = writer
+        self._sender = ReplySender(writer)
         self._agreement = agreement
         self._device = agreement.export.device
         self._refuses_writes = agreement.export.refuses_writes
         self._executor = executor
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._requests = 0
         self._in_flight = 0
-        self._room = asyncio.Event()
+        self._waiting = 0
+        self._ended = asyncio.Event()
         self.shutting_down = False
 
     async def run(self) -> None:
@@ -92,11 +98,11 @@ class Transmission:
                 await self._take(request)
         finally:
             await self.settle()
+            self._sender.close()
 
     async def settle(self) -> None:
-        """Wait for the requests that are being worked on."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait for the requests that are being worked on, and until what they gave is sent."""
+        await self._until(lambda: not self._requests)
 
     async def _take(self, request: Request) -> None:
         data = b""
@@ -105,17 +111,41 @@ class Transmission:
                 raise Disconnected(f"a write of {request.length} bytes")
             data = await self._reader.readexactly(request.length)
         elif request.command == Command.READ and self._answer_at_once(request):
-            if self._writer.transport.get_write_buffer_size():
-                await self._writer.drain()
+            if self._sender.is_behind:
+                await self._sender.drain()
             return
         weight = request.length if request.command in (Command.READ, Command.WRITE) else 0
         weight = min(weight, nbd.PAYLOAD_SIZE_MAX)
-        while len(self._tasks) >= REQUESTS_MAX or self._in_flight + weight > IN_FLIGHT_SIZE_MAX:
-            self._room.clear()
-            await self._room.wait()
-        self._in_flight += weight
-        task = asyncio.get_running_loop().create_task(self._work(request, data, weight))
-        self._tasks.add(task)
+        if not self._has_room(weight):
+            await self._until(lambda: self._has_room(weight))
+        with self._lock:
+            self._requests += 1
+            self._in_flight += weight
+        self._executor.submit(self._work, request, data, weight)
+
+    # ------------------------------------------------------------------------------------------ bounds
+    def _has_room(self, weight: int) -> bool:
+        return self._requests < REQUESTS_MAX and self._in_flight + weight <= IN_FLIGHT_SIZE_MAX
+
+    def _end(self, weight: int) -> None:
+        """Note that a request is through. In any thread."""
+        with self._lock:
+            self._requests -= 1
+            self._in_flight -= weight
+        if self._waiting:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds that may change whenever a request ends."""
+        self._waiting += 1  # whatever ends from here on sets the event
+        try:
+            while True:
+                self._ended.clear()
+                if holds():
+                    return
+                await self._ended.wait()
+        finally:
+            self._waiting -= 1
 
     def _answer_at_once(self, request: Request) -> bool:
         """Answer a read of what is in memory, and tell whether that was so."""
@@ -131,31 +161,22 @@ class Transmission:
         except DataplaneError:
             return False  # asked again where it can take its time, and be told why
         reply[: len(head)] = head
-        self._writer.write(memoryview(reply))
+        self._sender.send(reply, nothing)
         return True
 
-    async def _work(self, request: Request, data: bytes, weight: int) -> None:
+    def _work(self, request: Request, data: bytes, weight: int) -> None:
+        """Do a request and answer it, in a thread of the executor; nothing is raised, since nobody would see it."""
+        reply: bytes | bytearray
         try:
-            try:
-                self._check(request)
-                work = self._work_of(request, data)
-                reply = await asyncio.get_running_loop().run_in_executor(self._executor, work)
-            except Refused as refused:
-                reply = self._error(request, refused.error, refused.text)
-            except Exception as error:  # whatever it is, the client waits for an answer
-                self._report(str(error) if isinstance(error, DataplaneError) else f"a defect: {error!r}")
-                kind = error_of(error)
-                reply = self._error(request, kind, EXPLAINED[kind])
-            self._writer.write(memoryview(reply))
-            await self._writer.drain()
-        except OSError:
-            self._writer.transport.abort()  # the reading side notices
-        finally:
-            self._in_flight -= weight
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.discard(task)
-            self._room.set()
+            self._check(request)
+            reply = self._do(request, data)
+        except Refused as refused:
+            reply = self._error(request, refused.error, refused.text)
+        except Exception as error:  # whatever it is, the client waits for an answer
+            self._report(str(error) if isinstance(error, DataplaneError) else f"a defect: {error!r}")
+            kind = error_of(error)
+            reply = self._error(request, kind, EXPLAINED[kind])
+        self._sender.send(reply, lambda: self._end(weight))
 
     # ------------------------------------------------------------------------------------------ checks
     def _check(self, request: Request) -> None:
@@ -185,31 +206,27 @@ class Transmission:
             raise Refused(Error.ENOTSUP, "zeros that take room are not written faster than data")
 
     # ------------------------------------------------------------------------------------------ work
-    def _work_of(self, request: Request, data: bytes) -> Callable[[], bytes | bytearray]:
-        """Return what does a request and makes its reply, in a thread of its own."""
+    def _do(self, request: Request, data: bytes) -> bytes | bytearray:
+        """Do a request that was checked, and return its reply."""
         device = self._device
         command = Command(request.command)
         if command == Command.READ:
-            return lambda: self._read(request)
+            return self._read(request)
         if command == Command.BLOCK_STATUS:
-            return lambda: self._block_status(request)
-
-        def change() -> bytes:
-            if command == Command.WRITE:
-                device.write(request.offset, data)
-            elif command == Command.TRIM:
-                device.trim(request.offset, request.length)
-            elif command == Command.CACHE:
-                device.warm(request.offset, request.length)
-            elif command == Command.WRITE_ZEROES and request.flags & CommandFlag.NO_HOLE:
-                write_real_zeros(device.write, request.offset, request.length)
-            elif command == Command.WRITE_ZEROES:
-                device.write_zeroes(request.offset, request.length)
-            if command == Command.FLUSH or (request.flags & CommandFlag.FUA and command in nbd.WRITING):
-                device.flush()
-            return self._done(request)
-
-        return change
+            return self._block_status(request)
+        if command == Command.WRITE:
+            device.write(request.offset, data)
+        elif command == Command.TRIM:
+            device.trim(request.offset, request.length)
+        elif command == Command.CACHE:
+            device.warm(request.offset, request.length)
+        elif command == Command.WRITE_ZEROES and request.flags & CommandFlag.NO_HOLE:
+            write_real_zeros(device.write, request.offset, request.length)
+        elif command == Command.WRITE_ZEROES:
+            device.write_zeroes(request.offset, request.length)
+        if command == Command.FLUSH or (request.flags & CommandFlag.FUA and command in nbd.WRITING):
+            device.flush()
+        return self._done(request)
 
     def _read_head(self, request: Request) -> bytes:
         """Return what comes before the data of a read that is answered in one piece."""
