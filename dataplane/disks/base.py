@@ -138,6 +138,9 @@ class StoredBase:
             yield end - position, False
             return
         at = first % PAGE_CHUNKS * fmt.ID_SIZE
+        if ids.find(fmt.ZERO_ID, at, (-(-end // self.chunk_size) - first) * fmt.ID_SIZE + at) < 0:
+            yield end - position, True
+            return
         while position < end:
             stop = min(end, position - position % self.chunk_size + self.chunk_size)
             yield stop - position, ids[at : at + fmt.ID_SIZE] != fmt.ZERO_ID

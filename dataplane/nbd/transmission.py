@@ -151,7 +151,7 @@ class Transmission:
         """Answer a read of what is in memory, and tell whether that was so."""
         if not 0 < request.length <= INLINE_SIZE_MAX or self.shutting_down:
             return False
-        if request.flags & ~nbd.ALLOWED_FLAGS[Command.READ]:
+        if request.flags and request.flags & ~nbd.ALLOWED_FLAGS[Command.READ]:
             return False
         head = self._read_head(request)
         reply = bytearray(len(head) + request.length)
@@ -168,8 +168,7 @@ class Transmission:
         """Do a request and answer it, in a thread of the executor; nothing is raised, since nobody would see it."""
         reply: bytes | bytearray
         try:
-            self._check(request)
-            reply = self._do(request, data)
+            reply = self._do(self._checked(request), request, data)
         except Refused as refused:
             reply = self._error(request, refused.error, refused.text)
         except Exception as error:  # whatever it is, the client waits for an answer
@@ -179,22 +178,22 @@ class Transmission:
         self._sender.send(reply, lambda: self._end(weight))
 
     # ------------------------------------------------------------------------------------------ checks
-    def _check(self, request: Request) -> None:
-        """Raise Refused unless a request can be done."""
+    def _checked(self, request: Request) -> Command:
+        """Return what a request asks for; raises Refused unless it can be done."""
         if self.shutting_down:
             raise Refused(Error.ESHUTDOWN, "the server is shutting down")
         try:
             command = Command(request.command)
         except ValueError as error:
             raise Refused(Error.EINVAL, f"command {request.command} is not known") from error
-        if request.flags & ~nbd.ALLOWED_FLAGS[command]:
+        if request.flags and request.flags & ~nbd.ALLOWED_FLAGS[command]:
             raise Refused(Error.EINVAL, f"flags {request.flags:#x} do not go with {command.name}")
         if command in nbd.WRITING and self._refuses_writes:
             raise Refused(Error.EPERM, "this export is read-only")
         if command == Command.FLUSH:
             if request.offset or request.length:
                 raise Refused(Error.EINVAL, "a flush has no range")
-            return
+            return command
         if request.offset > self._device.size or request.length > self._device.size - request.offset:
             error_kind = Error.ENOSPC if command in nbd.WRITING else Error.EINVAL
             raise Refused(error_kind, f"the range leaves the disk's {self._device.size} bytes")
@@ -204,12 +203,12 @@ class Transmission:
             raise Refused(Error.EINVAL, "no context was agreed on, or the range is empty")
         if request.flags & CommandFlag.FAST_ZERO and request.flags & CommandFlag.NO_HOLE:
             raise Refused(Error.ENOTSUP, "zeros that take room are not written faster than data")
+        return command
 
     # ------------------------------------------------------------------------------------------ work
-    def _do(self, request: Request, data: bytes) -> bytes | bytearray:
+    def _do(self, command: Command, request: Request, data: bytes) -> bytes | bytearray:
         """Do a request that was checked, and return its reply."""
         device = self._device
-        command = Command(request.command)
         if command == Command.READ:
             return self._read(request)
         if command == Command.BLOCK_STATUS:
@@ -239,7 +238,7 @@ class Transmission:
     def _read(self, request: Request) -> bytes | bytearray:
         if not request.length:
             return self._done(request)
-        if self._agreement.structured and not request.flags & CommandFlag.DF:
+        if self._agreement.structured and not (request.flags and request.flags & CommandFlag.DF):
             spans = [(span.length, span.zero) for span in self._device.extents(request.offset, request.length)]
             if any(zero for _, zero in spans):
                 return self._read_spans(request, spans)
