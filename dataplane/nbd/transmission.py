@@ -12,6 +12,7 @@ from dataplane.errors import DataplaneError, NoSpace, UsageError
 from dataplane.nbd import protocol as nbd
 from dataplane.nbd.exports import nothing
 from dataplane.nbd.negotiation import Agreement, Disconnected
+from dataplane.nbd.observing import Observer
 from dataplane.nbd.protocol import Allocation, ChunkType, Command, CommandFlag, Error
 from dataplane.nbd.sending import ReplySender
 
@@ -30,6 +31,9 @@ SPANS_MAX = 512
 STATUS_LENGTH_MAX = 1 << 30
 """Bytes of the disk that are looked at for one such answer."""
 
+
+DONE = "OK"
+COMMAND_NAMES: dict[int, str] = {command.value: command.name for command in Command}
 
 EXPLAINED = {
     Error.ENOSPC: "there is no room left for what was written",
@@ -68,8 +72,10 @@ class Transmission:
         agreement: Agreement,
         executor: Executor,
         report: Callable[[str], None],
+        observer: Observer,
     ) -> None:
         self._report = report
+        self._observer = observer
         self._reader = reader
         self._sender = ReplySender(writer)
         self._agreement = agreement
@@ -161,21 +167,32 @@ class Transmission:
         except DataplaneError:
             return False  # asked again where it can take its time, and be told why
         reply[: len(head)] = head
+        self._observer.request_ended(Command.READ.name, DONE, request.length)
         self._sender.send(reply, nothing)
         return True
 
     def _work(self, request: Request, data: bytes, weight: int) -> None:
         """Do a request and answer it, in a thread of the executor; nothing is raised, since nobody would see it."""
         reply: bytes | bytearray
+        result = DONE
         try:
             reply = self._do(self._checked(request), request, data)
         except Refused as refused:
+            result = refused.error.name
             reply = self._error(request, refused.error, refused.text)
         except Exception as error:  # whatever it is, the client waits for an answer
             self._report(str(error) if isinstance(error, DataplaneError) else f"a defect: {error!r}")
             kind = error_of(error)
+            result = kind.name
             reply = self._error(request, kind, EXPLAINED[kind])
+        self._observe(request, result)
         self._sender.send(reply, lambda: self._end(weight))
+
+    def _observe(self, request: Request, result: str) -> None:
+        """Count a request before its client can know that it has ended."""
+        name = COMMAND_NAMES.get(request.command, "UNKNOWN")
+        has_data = result == DONE and request.command in (Command.READ, Command.WRITE)
+        self._observer.request_ended(name, result, request.length if has_data else 0)
 
     # ------------------------------------------------------------------------------------------ checks
     def _checked(self, request: Request) -> Command:
