@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from dataplane import errors
+from dataplane.dataclass import asdict
 from dataplane.disks.disk import Disk, Frozen, open_disk
 from dataplane.disks.folder import CONTROL_NAME, DiskStatus
 from dataplane.errors import DataplaneError, IoFailed, StoreLocked

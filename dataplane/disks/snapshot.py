@@ -16,9 +16,9 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from dataplane.dataclass import dataclass
 from dataplane.disks.control import Freezable, OwnerGone, attached, tries
 from dataplane.disks.disk import Disk, Frozen
 from dataplane.disks.merging import FORMAT, prepare_merge
