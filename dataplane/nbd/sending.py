@@ -33,18 +33,18 @@ class ReplySender:
         A connection that is broken swallows replies; whoever reads from it notices.
         """
         with self._lock:
-            rest = memoryview(reply)
+            taken = 0
             if not self._queued and self._socket is not None:
                 try:
-                    rest = rest[self._socket.send(rest) :]
+                    taken = self._socket.send(reply)
                 except (BlockingIOError, InterruptedError):
                     pass
                 except OSError:
                     self._loop.call_soon_threadsafe(self._writer.transport.abort)
-                    rest = rest[:0]
-            if rest:  # in the order of the queue, so the lock is held
+                    taken = len(reply)
+            if taken < len(reply):  # in the order of the queue, so the lock is held
                 self._queued += 1
-                self._loop.call_soon_threadsafe(self._queue, rest, sent)
+                self._loop.call_soon_threadsafe(self._queue, memoryview(reply)[taken:], sent)
                 return
         sent()
 

@@ -95,10 +95,10 @@ class Transmission:
         try:
             while True:
                 header = await self._reader.readexactly(nbd.REQUEST.size)
-                magic, *fields = nbd.REQUEST.unpack(header)
+                magic, flags, command, cookie, offset, length = nbd.REQUEST.unpack(header)
                 if magic != nbd.REQUEST_MAGIC:
                     raise Disconnected("what should be a request is none")
-                request = Request(*fields)
+                request = Request(flags, command, cookie, offset, length)
                 if request.command == Command.DISC:
                     return
                 await self._take(request)
@@ -167,7 +167,7 @@ class Transmission:
         except DataplaneError:
             return False  # asked again where it can take its time, and be told why
         reply[: len(head)] = head
-        self._observer.request_ended(Command.READ.name, DONE, request.length)
+        self._observer.request_ended(COMMAND_NAMES[Command.READ], DONE, request.length)
         self._sender.send(reply, nothing)
         return True
 

@@ -26,14 +26,11 @@ THREADS = 2
 class _Stream:
     """Reads each of which begins where the one before it ended."""
 
-    __slots__ = ("read", "under_way", "warm_end")
-
-    def __init__(self) -> None:
-        self.read = 0
-        """Bytes read since somebody asked for more before the last answer; below 0 for a while after that."""
-        self.under_way = 0
-        self.warm_end = 0
-        """How far it has been read ahead."""
+    read = 0
+    """Bytes read since somebody asked for more before the last answer; below 0 for a while after that."""
+    under_way = 0
+    warm_end = 0
+    """How far it has been read ahead."""
 
 
 class WatchedDevice:
