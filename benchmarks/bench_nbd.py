@@ -95,13 +95,21 @@ def test_sequential_beside_export(beside: Beside, store: Store) -> None:
 
     size = store.pin("disk").virtual_size
     with served(store) as url:
-        beside(lambda: copy(url), run, named="export to a pipe", size=size, goal=EXPORT_GOAL, rounds=5)
+        beside(lambda: copy(url), run, named="export to a pipe", size=size, goal=EXPORT_GOAL, rounds=5, elsewhere=True)
 
 
 def test_sequential_beside_qemu(beside: Beside, store: Store, disk: Path) -> None:
     size = store.pin("disk").virtual_size
     with served(store) as url, served_by_qemu(store, disk) as other:
-        beside(lambda: copy(url), lambda: copy(other), named="qemu-nbd", size=size, goal=QEMU_GOAL, rounds=5)
+        beside(
+            lambda: copy(url),
+            lambda: copy(other),
+            named="qemu-nbd",
+            size=size,
+            goal=QEMU_GOAL,
+            rounds=5,
+            elsewhere=True,
+        )
 
 
 def test_random_beside_qemu(beside: Beside, store: Store, disk: Path) -> None:
@@ -114,7 +122,15 @@ def test_random_beside_qemu(beside: Beside, store: Store, disk: Path) -> None:
     size = RANDOM_READS * 4096
     with served(store, "--cache", "4G") as url, served_by_qemu(store, disk) as other:
         bench(url)
-        beside(lambda: bench(url), lambda: bench(other), named="qemu-nbd", size=size, goal=RANDOM_GOAL, rounds=5)
+        beside(
+            lambda: bench(url),
+            lambda: bench(other),
+            named="qemu-nbd",
+            size=size,
+            goal=RANDOM_GOAL,
+            rounds=5,
+            elsewhere=True,
+        )
 
 
 def test_first_read(beside: Beside, store: Store) -> None:

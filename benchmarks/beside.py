@@ -69,12 +69,13 @@ class Beside:
         goal: Goal | None = None,
         rounds: int = 9,
         before: Nothing | None = None,
+        elsewhere: bool = False,
     ) -> Result:
         """Time `subject` and, before each of its rounds, `baseline`, which is called `named` in reports.
 
         `size` is how many bytes the subject works on, `baseline_size` how many the baseline (the same, unless given):
         the ratio is then one of rates. Without a size it is subject's seconds over baseline's. `before` prepares a
-        round.
+        round. `elsewhere` says that servers do the work, whose processor time this process does not know.
         """
         baseline_times: list[float] = []
         baseline_cpu: list[float] = []
@@ -105,7 +106,7 @@ class Beside:
             baseline_rate=None if size is None else (baseline_size or size) / median(baseline_times),
             ratio=ratio(median(times), median(baseline_times), scale),
             ratio_best=ratio(min(times), min(baseline_times), scale),
-            ratio_cpu=None if size is None else ratio(median(subject_cpu), median(baseline_cpu), scale),
+            ratio_cpu=None if size is None or elsewhere else ratio(median(subject_cpu), median(baseline_cpu), scale),
             goal=goal,
         )
         self.note(result)

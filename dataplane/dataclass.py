@@ -65,6 +65,11 @@ def _replace(instance: Any, /, **changes: object) -> Any:
     return kind(**{name: getattr(instance, name) for name in kind.__slots__} | changes)
 
 
+def _asdict(instance: Any) -> dict[str, Any]:
+    """Return the fields of a data class's instance by name, their values as they are."""
+    return dict(zip(type(instance).__slots__, _values(instance), strict=True))
+
+
 def _as_field(said: object) -> Field:
     return said if isinstance(said, Field) else Field(said, None, True)
 
@@ -160,8 +165,9 @@ _FROZEN_METHODS = {
 }  # fmt: skip
 
 if TYPE_CHECKING:
+    from dataclasses import asdict as asdict
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
     from dataclasses import replace as replace
 else:
-    dataclass, field, replace = _dataclass, _field, _replace
+    asdict, dataclass, field, replace = _asdict, _dataclass, _field, _replace

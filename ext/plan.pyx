@@ -85,6 +85,7 @@ cdef class Plan:
                     if rows[i].codec != RAW:
                         self.decoded_length_max = max(self.decoded_length_max, rows[i].decoded_length)
                         self.source_length_max = max(self.source_length_max, rows[i].source_length)
+                        self.encoded_bytes += rows[i].source_length
         if wrong != NULL:
             raise ValueError(f"extent {i} at {rows[i].offset} with length {rows[i].length} {wrong.decode()}")
         return 0

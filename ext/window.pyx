@@ -68,6 +68,7 @@ cdef class Window:
         if key is not None:
             memcpy(self.key, &key[0], BLAKE3_SIZE)
         self._plain = aligned(size)
+        self.room = &self._plain[0]
         self._digests = aligned(size // chunk_size * self.digest_size)
         self._states = aligned(size // chunk_size)
         self.decoder = Decoder()
@@ -112,6 +113,8 @@ cdef class Window:
             if self.decoded == NULL:
                 raise MemoryError(f"no memory for {plan.decoded_length_max} bytes of decoded data")
             self.decoded_room = plan.decoded_length_max
+        # A plan of a few chunks needs less than one read can bring.
+        self.encoded_ahead = min(self.encoded_room, max(plan.encoded_bytes, plan.source_length_max))
         self.encoded_length = 0
         self.decoded_length = 0
         return 0
@@ -146,6 +149,35 @@ cdef class Window:
         descriptors = &fds[0]
         with nogil:
             loaded = self.fill(plan.rows(), plan.locate(index), descriptors, &stage)
+        if not loaded:
+            raise self.failure_error()
+        return self.data_chunks
+
+    def load_into(self, Plan plan not None, const int[::1] fds not None, uint8_t[::1] target not None) -> int:
+        """Do what ``load`` does with a plan of one window, straight into `target`, and leave `plain` alone.
+
+        `target` holds what the plan covers, which has to be whole chunks; those without data are left as they are.
+        Raises LoadFailure, and ValueError when the arguments do not fit each other.
+        """
+        cdef Staged stage
+        cdef bint loaded
+        cdef PlanWindow place
+        cdef const int* descriptors
+        if plan.window_count != 1 or plan.reader_max >= fds.shape[0]:
+            raise ValueError(f"a plan of {plan.window_count} windows that names reader {plan.reader_max} "
+                             f"does not fit one target and {fds.shape[0]} readers")
+        place = plan.locate(0)
+        if plan.offset < place.offset or plan.end > place.offset + self.size or plan.offset % self.chunk_size \
+                or target.shape[0] != plan.end - plan.offset or target.shape[0] % self.chunk_size:
+            raise ValueError(f"{target.shape[0]} bytes are not the whole chunks of {self.chunk_size} bytes "
+                             f"from {plan.offset} to {plan.end}")
+        memset(&stage, 0, sizeof(stage))
+        self.prepare(plan)
+        self.room = &target[0] - (plan.offset - place.offset)
+        descriptors = &fds[0]
+        with nogil:
+            loaded = self.fill(plan.rows(), place, descriptors, &stage)
+        self.room = &self._plain[0]
         if not loaded:
             raise self.failure_error()
         return self.data_chunks
@@ -224,10 +256,10 @@ cdef class Window:
         if self.filled < start:
             if chunk_end > start:
                 chunk_end = start
-            memset(&self._plain[0] + self.filled, 0, chunk_end - self.filled)
+            memset(self.room + self.filled, 0, chunk_end - self.filled)
             if chunk_start < chunk_end:
                 chunk_start = chunk_end
-            memset(&self._plain[0] + chunk_start, 0, start - chunk_start)
+            memset(self.room + chunk_start, 0, start - chunk_start)
             self.filled = start
 
     cdef void advance(self, int64_t stop) noexcept nogil:
@@ -240,7 +272,7 @@ cdef class Window:
 
     cdef void scan_until(self, Py_ssize_t chunk) noexcept nogil:
         if chunk > self.scanned:
-            scan_loaded(&self._plain[0] + self.scanned * self.chunk_size, chunk - self.scanned, self.chunk_size,
+            scan_loaded(self.room + self.scanned * self.chunk_size, chunk - self.scanned, self.chunk_size,
                         self.digest_size, self.key, &self._digests[0] + self.scanned * self.digest_size,
                         &self._states[0] + self.scanned)
             self.scanned = chunk
@@ -266,12 +298,12 @@ cdef class Window:
         while start < stop:
             piece_stop = min(stop, start - start % PIECE_SIZE + PIECE_SIZE)
             if fd >= 0:
-                error = pread_full(fd, &self._plain[0] + start, piece_stop - start, shift + start)
+                error = pread_full(fd, self.room + start, piece_stop - start, shift + start)
                 if error != 0:
                     return self.fail(CUT_SHORT if error == END_OF_FILE else READ_FAILED, row, shift + start,
                                      0 if error == END_OF_FILE else error)
             elif find_staged(staged, row, shift + start, piece_stop - start, &found):
-                memcpy(&self._plain[0] + start, found, piece_stop - start)
+                memcpy(self.room + start, found, piece_stop - start)
             else:
                 return self.fail(NOT_STAGED, row, shift + start, 0)
             self.read_bytes += piece_stop - start
@@ -286,7 +318,7 @@ cdef class Window:
         cdef bint whole = skip == 0 and stop - start == row.decoded_length
         cdef bint cached = self.decoded_length == row.decoded_length and self.decoded_reader == row.reader \
             and self.decoded_source == row.source_offset
-        cdef uint8_t* target = &self._plain[0] + start if whole else self.decoded
+        cdef uint8_t* target = self.room + start if whole else self.decoded
         cdef const uint8_t* encoded
         if whole or not cached:
             encoded = self.fetch_encoded(row, fd, staged)
@@ -300,7 +332,7 @@ cdef class Window:
             self.decoded_reader = row.reader
             self.decoded_source = row.source_offset
             self.decoded_length = row.decoded_length
-            memcpy(&self._plain[0] + start, self.decoded + skip, stop - start)
+            memcpy(self.room + start, self.decoded + skip, stop - start)
         self.advance(stop)
         return True
 
@@ -316,7 +348,7 @@ cdef class Window:
         if self.encoded_reader != row.reader or row.source_offset < self.encoded_offset \
                 or row.source_offset + row.source_length > self.encoded_offset + self.encoded_length:
             self.encoded_length = 0
-            error = pread_some(fd, self.encoded, self.encoded_room, row.source_length, row.source_offset,
+            error = pread_some(fd, self.encoded, self.encoded_ahead, row.source_length, row.source_offset,
                                &self.encoded_length)
             if error != 0:
                 self.encoded_length = 0

@@ -166,7 +166,7 @@ def _nbd(
     holder = Holder(database, disks)
     keeper = PoolKeeper(database, pools, enabled=config.pool_size > 0)
     metrics.pools_are(pools.usage)
-    listener = NbdListener(config.nbd_listen, tokens, disks, holder, keeper, transport)
+    listener = NbdListener(config.nbd_listen, tokens, disks, holder, keeper, transport, metrics.of_nbd())
     host = config.announce.host if config.announce is not None else listener.bound.host
     exports = DiskExports(database, tokens, Address(host, listener.bound.port), tls=listener.tls)
     return listener, exports, holder

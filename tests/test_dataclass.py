@@ -154,3 +154,10 @@ def test_copies_are_equal() -> None:
     assert pickle.loads(pickle.dumps(kept)) == kept
     assert copy.deepcopy(kept) == kept
     assert copy.copy(kept) == kept
+
+
+def test_asdict_gives_fields_in_their_order_and_values_as_they_are() -> None:
+    values = {"size": 3, "names": ["a"]}
+    made = OURS["Checked"](**values)
+    assert list(ours.asdict(made).items()) == list(dataclasses.asdict(STANDARD["Checked"](**values)).items())
+    assert ours.asdict(made)["names"] is made.names

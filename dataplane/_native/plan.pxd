@@ -43,6 +43,7 @@ cdef class Plan:
     cdef readonly int64_t data_bytes
     cdef readonly int64_t decoded_length_max
     cdef readonly int64_t source_length_max
+    cdef readonly int64_t encoded_bytes
     cdef readonly Py_ssize_t reader_max
     cdef const ExtentRow* rows(self) noexcept nogil
     cdef int check_rows(self, int64_t decoded_size_max) except -1

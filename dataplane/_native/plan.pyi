@@ -12,6 +12,7 @@ class Plan:
     data_bytes: int
     decoded_length_max: int
     source_length_max: int
+    encoded_bytes: int
     reader_max: int
     def __init__(self, batch: ReadableBuffer, window_size: int, decoded_size_max: int) -> None: ...
     def window(self, index: int) -> tuple[int, int]: ...

@@ -34,12 +34,14 @@ cdef class Window:
     cdef readonly int64_t data_bytes
     cdef readonly int64_t read_bytes
     cdef uint8_t[::1] _plain
+    cdef uint8_t* room  # where byte 0 of the window would lie: in `_plain`, or in what load_into was given
     cdef uint8_t[::1] _digests
     cdef uint8_t[::1] _states
     cdef uint8_t[32] key
     cdef Decoder decoder
     cdef uint8_t* encoded
     cdef int64_t encoded_room
+    cdef int64_t encoded_ahead
     cdef int64_t encoded_reader
     cdef int64_t encoded_offset
     cdef int64_t encoded_length

@@ -1,6 +1,6 @@
 """A window: one thread's reusable buffer that executes extents and scans the chunks while they are in the cache."""
 
-from _typeshed import ReadableBuffer
+from _typeshed import ReadableBuffer, WriteableBuffer
 
 from dataplane._native.plan import Plan
 
@@ -41,4 +41,5 @@ class Window:
         staged: ReadableBuffer | None = None,
         staging: ReadableBuffer | None = None,
     ) -> int: ...
+    def load_into(self, plan: Plan, fds: ReadableBuffer, target: WriteableBuffer) -> int: ...
     def first_mismatch(self, expected: ReadableBuffer) -> int: ...

@@ -6,7 +6,6 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
-from queue import Empty, LifoQueue
 from typing import TYPE_CHECKING
 
 from dataplane.disks.chunk_cache import ChunkCache
@@ -72,7 +71,7 @@ class StoredBase:
         self._key = store.domain_key(domain)
         self._page_ids = dict(self.root.pages)
         self._pages: OrderedDict[int, bytes] = OrderedDict()
-        self._windows: LifoQueue[Window] = LifoQueue()
+        self._windows: list[Window] = []
         self._stripe_size = max(STRIPE_SIZE, self.chunk_size)
         self._stripes = [threading.Lock() for _ in range(STRIPES)]
 
@@ -139,6 +138,9 @@ class StoredBase:
             yield end - position, False
             return
         at = first % PAGE_CHUNKS * fmt.ID_SIZE
+        if ids.find(fmt.ZERO_ID, at, (-(-end // self.chunk_size) - first) * fmt.ID_SIZE + at) < 0:
+            yield end - position, True
+            return
         while position < end:
             stop = min(end, position - position % self.chunk_size + self.chunk_size)
             yield stop - position, ids[at : at + fmt.ID_SIZE] != fmt.ZERO_ID
@@ -155,9 +157,12 @@ class StoredBase:
         while view:
             length = min(len(view), self._stripe_size - offset % self._stripe_size)
             part = view[:length]
-            if self._copy_cached(offset, part):
+            puts = self._cache.puts
+            missing = self._copy_cached(offset, part)
+            if missing:
                 with self._stripe(offset):
-                    missing = self._copy_cached(offset, part)  # somebody else may just have loaded them
+                    if puts != self._cache.puts:  # somebody else may just have loaded them
+                        missing = self._copy_cached(offset, part)
                     self._load(missing, offset, part, kept=kept)
             offset += length
             view = view[length:]
@@ -253,7 +258,8 @@ class StoredBase:
         chunk_size = self.chunk_size
         place = first % PAGE_CHUNKS * fmt.ID_SIZE
         ids = (self.page(first // PAGE_CHUNKS) or b"")[place : place + count * fmt.ID_SIZE]
-        batch = places.index.locate(memoryview(ids), first * chunk_size, chunk_size, self.size)
+        begin, end = first * chunk_size, (first + count) * chunk_size
+        batch = places.index.locate(memoryview(ids), begin, chunk_size, self.size)
         plan = Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
         held = [(number, places.readers[number]) for number in plan.readers()]
         fds = array("i", [-1]) * (plan.reader_max + 1 or 1)
@@ -261,27 +267,32 @@ class StoredBase:
             descriptor = reader.fileno()
             fds[number] = -1 if descriptor is None else descriptor
         try:
-            window = self._windows.get_nowait()
-        except Empty:
+            window = self._windows.pop()
+        except IndexError:
             window = Window(WINDOW_SIZE, chunk_size, self._key)
         try:
+            if not kept and offset <= begin and end <= min(offset + len(view), self.size):
+                window.load_into(plan, fds, view[begin - offset : end - offset])
+                self._verify(window, first, ids)
+                return
             window.load(plan, 0, fds)
-            plain = self._verified(window, first, ids)
+            self._verify(window, first, ids)
+            plain = window.plain[begin - window.offset : end - window.offset]
             if kept:
                 for number in range(count):
                     chunk = bytes(plain[number * chunk_size : (number + 1) * chunk_size])
                     self._cache.put(ids[number * fmt.ID_SIZE : (number + 1) * fmt.ID_SIZE], chunk)
-            start, stop = max(offset, first * chunk_size), min(offset + len(view), (first + count) * chunk_size)
+            start, stop = max(offset, begin), min(offset + len(view), end)
             if start < stop:
-                view[start - offset : stop - offset] = plain[start - first * chunk_size : stop - first * chunk_size]
+                view[start - offset : stop - offset] = plain[start - begin : stop - begin]
         except LoadFailure as failure:
             name = places.readers[failure.reader].name
             raise Corrupt(f"{name} is damaged or unreadable at {failure.offset} (errno {failure.error})") from failure
         finally:
-            self._windows.put(window)
+            self._windows.append(window)
 
-    def _verified(self, window: Window, first: int, ids: bytes) -> memoryview:
-        """Return the bytes of a loaded window from chunk number `first` on, once they are what their ids say."""
+    def _verify(self, window: Window, first: int, ids: bytes) -> None:
+        """Raise Corrupt unless what was loaded from chunk number `first` on is what its ids say."""
         chunk_size = self.chunk_size
         start = first - window.offset // chunk_size
         count = len(ids) // fmt.ID_SIZE
@@ -290,7 +301,6 @@ class StoredBase:
             wrong = next(i for i in range(count) if got[i * 32 : i * 32 + 32] != ids[i * 32 : i * 32 + 32])
             at = (first + wrong) * chunk_size
             raise Corrupt(f"the chunk at {at} of the disk's base does not match its id: its pack is damaged")
-        return window.plain[start * chunk_size : (start + count) * chunk_size]
 
     def _look_again(self, places: Places) -> None:
         """Look up anew where chunks lie, unless another thread has since."""

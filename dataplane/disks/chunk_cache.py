@@ -11,15 +11,17 @@ CACHE_SIZE_DEFAULT = 128 * MIB
 
 
 class ChunkCache:
-    """Verified chunks by id. Safe for concurrent use; several disks may share one, and chunks they have in common.
+    """Verified chunks by id; `puts` counts those that came in.
 
-    Ids of two dedup domains never collide: they are keyed digests.
+    Safe for concurrent use; several disks may share one, and chunks they have in common. Ids of two
+    dedup domains never collide: they are keyed digests.
     """
 
     def __init__(self, size_max: int = CACHE_SIZE_DEFAULT) -> None:
         """Keep at most `size_max` bytes."""
         self.size_max = size_max
         self.size = 0
+        self.puts = 0
         self._chunks: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -40,6 +42,7 @@ class ChunkCache:
         if len(chunk) > self.size_max:
             return
         with self._lock:
+            self.puts += 1
             before = self._chunks.pop(id, None)
             self.size += len(chunk) - (len(before) if before is not None else 0)
             self._chunks[id] = chunk

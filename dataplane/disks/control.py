@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from dataplane import errors
+from dataplane.dataclass import asdict
 from dataplane.disks.disk import Disk, Frozen, open_disk
 from dataplane.disks.folder import CONTROL_NAME, DiskStatus
 from dataplane.errors import DataplaneError, IoFailed, StoreLocked
@@ -32,6 +32,11 @@ ATTACH_S = 5.0
 
 ANSWER_S = 600.0
 """How long an owner may take to freeze: it waits for the disk, and for a snapshot under way."""
+
+
+class OwnerGone(StoreLocked):
+    """The process that had a disk open went while it was asked: whoever asks again finds the disk free, or another
+    owner."""
 
 
 class Freezable(Protocol):
@@ -77,6 +82,15 @@ def attached(store: Store, path: str | os.PathLike[str]) -> Iterator[Freezable]:
         yield disk
 
 
+def tries() -> Iterator[bool]:
+    """Yield for each time that owners who go are asked anew, whether it is the last."""
+    deadline = time.monotonic() + ATTACH_S
+    while time.monotonic() < deadline:
+        yield False
+        time.sleep(0.05)
+    yield True
+
+
 @contextmanager
 def short_path(folder: Path) -> Iterator[str]:
     """Give a path of the control socket that is short enough for an address, however long the folder's is."""
@@ -104,7 +118,7 @@ class RemoteDisk:
         self._lines = self._socket.makefile("rb")
 
     def freeze(self) -> Frozen:
-        """Ask the owner to freeze the disk; raises what that raises there, or IoFailed when the owner is gone."""
+        """Ask the owner to freeze the disk; raises what that raises there, or OwnerGone."""
         fields = self._ask("freeze")
         root = fields.pop("base_root")
         return Frozen(base_root=bytes.fromhex(root) if root else None, **fields)
@@ -114,8 +128,9 @@ class RemoteDisk:
         self._ask("rebase", root=root.hex())
 
     def release(self) -> None:
-        """Tell the owner that nothing will be merged now."""
-        self._ask("release")
+        """Tell the owner that nothing will be merged now; one that is gone has nothing frozen."""
+        with contextlib.suppress(OwnerGone):
+            self._ask("release")
 
     def resize(self, size: int) -> None:
         """Ask the owner to make the disk larger."""
@@ -128,13 +143,20 @@ class RemoteDisk:
         return DiskStatus(base_root=bytes.fromhex(root) if root else None, **fields)
 
     def _ask(self, verb: str, **fields: object) -> dict[str, Any]:
+        """Return the answer; raises what an error says, OwnerGone, StoreLocked for none in time, or IoFailed."""
         try:
             with naming(self.folder / CONTROL_NAME, "asking"):
                 self._socket.sendall(json.dumps({"verb": verb, **fields}).encode() + b"\n")
                 line = self._lines.readline(LINE_MAX)
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError as error:
-            raise IoFailed(f"disk {self.folder}: whoever had it open has gone: try again") from error
+        except IoFailed as error:
+            if isinstance(error.__cause__, ConnectionError):
+                raise OwnerGone(f"disk {self.folder}: whoever had it open has gone: try again") from error
+            if isinstance(error.__cause__, TimeoutError):
+                raise StoreLocked(f"disk {self.folder}: whoever has it open does not answer: try again") from error
+            raise
+        if not line.endswith(b"\n"):
+            raise OwnerGone(f"disk {self.folder}: whoever had it open has gone: try again")
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             kind = getattr(errors, str(answer["error"]), DataplaneError)
             raise kind(answer["text"])

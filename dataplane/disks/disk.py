@@ -6,11 +6,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from dataplane.dataclass import dataclass
 from dataplane.disks.base import StoredBase
 from dataplane.disks.block_map import BLOCK_SIZE, BlockState
 from dataplane.disks.chunk_cache import ChunkCache

@@ -6,9 +6,9 @@ import contextlib
 import fcntl
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
+from dataplane.dataclass import dataclass
 from dataplane.disks.block_map import BLOCK_SIZE, BlockState
 from dataplane.disks.format import STATE_SIZE_MAX, DiskState, is_disk_size
 from dataplane.disks.layer import Layer

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 
+from dataplane.dataclass import asdict, dataclass, replace
 from dataplane.disks.block_map import BLOCK_SIZE, PAGE_BLOCKS
 from dataplane.engine.scan import xxh3
 from dataplane.errors import Corrupt, StoreIncompatible

@@ -16,10 +16,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from dataplane.disks.control import Freezable, attached
+from dataplane.dataclass import dataclass
+from dataplane.disks.control import Freezable, OwnerGone, attached, tries
 from dataplane.disks.disk import Disk, Frozen
 from dataplane.disks.merging import FORMAT, prepare_merge
 from dataplane.disks.pinning import NEXT, drop_pin, settle_pins
@@ -85,14 +85,23 @@ def prepare_snapshot(
     `disk` is one that is open here, or the folder of one that is open elsewhere or nowhere; writes to it go on. When
     the block ends without an error after ``pin`` was committed, the disk goes on over the new root; otherwise it goes
     on as it is, and the next snapshot merges what this one did not. Raises Cancelled, NotFound, StoreLocked (the
-    disk's owner takes no requests), Corrupt, NoSpace or IoFailed.
+    disk's owner takes no requests, or one after the other goes), Corrupt, NoSpace or IoFailed.
     """
     if isinstance(disk, Disk):
         with _prepared(store, disk, threads, progress, cancelled) as prepared:
             yield prepared
         return
-    with attached(store, disk) as found, _prepared(store, found, threads, progress, cancelled) as prepared:
-        yield prepared
+    for is_last in tries():
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(attached(store, disk))
+            try:
+                prepared = stack.enter_context(_prepared(store, found, threads, progress, cancelled))
+            except OwnerGone:  # killed while it froze, or closed: the disk is asked of whoever has it now
+                if is_last:
+                    raise
+                continue
+            yield prepared
+            return
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
+from dataplane.dataclass import dataclass
 from dataplane.disks.disk import Span
 
 

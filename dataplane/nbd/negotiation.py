@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from dataclasses import dataclass, field
 
+from dataplane.dataclass import dataclass, field
 from dataplane.nbd import protocol as nbd
 from dataplane.nbd.exports import Export, Exports
 from dataplane.nbd.protocol import HandshakeFlag, Info, Option, Reply, TransmissionFlag

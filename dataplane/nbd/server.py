@@ -14,6 +14,7 @@ from pathlib import Path
 from dataplane.errors import IoFailed, UsageError
 from dataplane.nbd.exports import Exports
 from dataplane.nbd.negotiation import Disconnected, Negotiation
+from dataplane.nbd.observing import Nobody, Observer
 from dataplane.nbd.transmission import Transmission
 
 NEGOTIATION_S = 30.0
@@ -23,7 +24,6 @@ CONNECTIONS_MAX = 256
 DRAIN_S = 10.0
 """How long requests under way may take when the server ends, before their connections are cut."""
 
-WRITE_BUFFER_SIZE = 4 << 20
 SOCKET_BUFFER_SIZE = 4 << 20
 
 
@@ -39,13 +39,18 @@ class NbdServer:
         threads: int | None = None,
         negotiation_s: float = NEGOTIATION_S,
         report: Callable[[str], None] = lambda message: None,
+        observer: Observer | None = None,
     ) -> None:
-        """`report` is told, in a line of text, why a request could not be done; clients learn only that it was not."""
+        """`report` is told, in a line of text, why a request could not be done; clients learn only that it was not.
+
+        `observer` counts.
+        """
         self._exports = exports
         self._tls = tls
         self._connections_max = connections_max
         self._negotiation_s = negotiation_s
         self._report = report
+        self._observer: Observer = observer if observer is not None else Nobody()
         self._executor = ThreadPoolExecutor(threads or 2 + 2 * len(os.sched_getaffinity(0)), "nbd")
         self._servers: list[asyncio.Server] = []
         self._socket_paths: list[Path] = []
@@ -107,6 +112,7 @@ class NbdServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self._observer.connected()
         try:
             prepare_socket(writer)
             # Not everything that is wrong with a client is worth a word: it may do all this as often as it likes.
@@ -115,6 +121,7 @@ class NbdServer:
             ):
                 await self._negotiate_and_transmit(reader, writer)
         finally:
+            self._observer.disconnected()
             self._writers.discard(writer)
             writer.close()
             with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
@@ -123,7 +130,7 @@ class NbdServer:
     async def _negotiate_and_transmit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(self._negotiation_s):
             agreement = await Negotiation(reader, writer, self._exports, self._tls).run()
-        transmission = Transmission(reader, writer, agreement, self._executor, self._report)
+        transmission = Transmission(reader, writer, agreement, self._executor, self._report, self._observer)
         transmission.shutting_down = self._ending
         self._transmissions.add(transmission)
         try:
@@ -135,7 +142,6 @@ class NbdServer:
 
 def prepare_socket(writer: asyncio.StreamWriter) -> None:
     """Give a connection large buffers, and let a dead peer be noticed."""
-    writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_SIZE)
     connection = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_SIZE)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import NamedTuple
 
 from dataplane.errors import DataplaneError, NoSpace, UsageError
 from dataplane.nbd import protocol as nbd
+from dataplane.nbd.exports import nothing
 from dataplane.nbd.negotiation import Agreement, Disconnected
+from dataplane.nbd.observing import Observer
 from dataplane.nbd.protocol import Allocation, ChunkType, Command, CommandFlag, Error
+from dataplane.nbd.sending import ReplySender
 
 REQUESTS_MAX = 64
 """Requests of one connection that are worked on at once; what a client sends beyond waits in its socket."""
@@ -27,6 +31,9 @@ SPANS_MAX = 512
 STATUS_LENGTH_MAX = 1 << 30
 """Bytes of the disk that are looked at for one such answer."""
 
+
+DONE = "OK"
+COMMAND_NAMES: dict[int, str] = {command.value: command.name for command in Command}
 
 EXPLAINED = {
     Error.ENOSPC: "there is no room left for what was written",
@@ -65,17 +72,22 @@ class Transmission:
         agreement: Agreement,
         executor: Executor,
         report: Callable[[str], None],
+        observer: Observer,
     ) -> None:
         self._report = report
+        self._observer = observer
         self._reader = reader
-        self._writer = writer
+        self._sender = ReplySender(writer)
         self._agreement = agreement
         self._device = agreement.export.device
         self._refuses_writes = agreement.export.refuses_writes
         self._executor = executor
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._requests = 0
         self._in_flight = 0
-        self._room = asyncio.Event()
+        self._waiting = 0
+        self._ended = asyncio.Event()
         self.shutting_down = False
 
     async def run(self) -> None:
@@ -83,20 +95,20 @@ class Transmission:
         try:
             while True:
                 header = await self._reader.readexactly(nbd.REQUEST.size)
-                magic, *fields = nbd.REQUEST.unpack(header)
+                magic, flags, command, cookie, offset, length = nbd.REQUEST.unpack(header)
                 if magic != nbd.REQUEST_MAGIC:
                     raise Disconnected("what should be a request is none")
-                request = Request(*fields)
+                request = Request(flags, command, cookie, offset, length)
                 if request.command == Command.DISC:
                     return
                 await self._take(request)
         finally:
             await self.settle()
+            self._sender.close()
 
     async def settle(self) -> None:
-        """Wait for the requests that are being worked on."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait for the requests that are being worked on, and until what they gave is sent."""
+        await self._until(lambda: not self._requests)
 
     async def _take(self, request: Request) -> None:
         data = b""
@@ -105,23 +117,47 @@ class Transmission:
                 raise Disconnected(f"a write of {request.length} bytes")
             data = await self._reader.readexactly(request.length)
         elif request.command == Command.READ and self._answer_at_once(request):
-            if self._writer.transport.get_write_buffer_size():
-                await self._writer.drain()
+            if self._sender.is_behind:
+                await self._sender.drain()
             return
         weight = request.length if request.command in (Command.READ, Command.WRITE) else 0
         weight = min(weight, nbd.PAYLOAD_SIZE_MAX)
-        while len(self._tasks) >= REQUESTS_MAX or self._in_flight + weight > IN_FLIGHT_SIZE_MAX:
-            self._room.clear()
-            await self._room.wait()
-        self._in_flight += weight
-        task = asyncio.get_running_loop().create_task(self._work(request, data, weight))
-        self._tasks.add(task)
+        if not self._has_room(weight):
+            await self._until(lambda: self._has_room(weight))
+        with self._lock:
+            self._requests += 1
+            self._in_flight += weight
+        self._executor.submit(self._work, request, data, weight)
+
+    # ------------------------------------------------------------------------------------------ bounds
+    def _has_room(self, weight: int) -> bool:
+        return self._requests < REQUESTS_MAX and self._in_flight + weight <= IN_FLIGHT_SIZE_MAX
+
+    def _end(self, weight: int) -> None:
+        """Note that a request is through. In any thread."""
+        with self._lock:
+            self._requests -= 1
+            self._in_flight -= weight
+        if self._waiting:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds that may change whenever a request ends."""
+        self._waiting += 1  # whatever ends from here on sets the event
+        try:
+            while True:
+                self._ended.clear()
+                if holds():
+                    return
+                await self._ended.wait()
+        finally:
+            self._waiting -= 1
 
     def _answer_at_once(self, request: Request) -> bool:
         """Answer a read of what is in memory, and tell whether that was so."""
         if not 0 < request.length <= INLINE_SIZE_MAX or self.shutting_down:
             return False
-        if request.flags & ~nbd.ALLOWED_FLAGS[Command.READ]:
+        if request.flags and request.flags & ~nbd.ALLOWED_FLAGS[Command.READ]:
             return False
         head = self._read_head(request)
         reply = bytearray(len(head) + request.length)
@@ -131,49 +167,50 @@ class Transmission:
         except DataplaneError:
             return False  # asked again where it can take its time, and be told why
         reply[: len(head)] = head
-        self._writer.write(memoryview(reply))
+        self._observer.request_ended(COMMAND_NAMES[Command.READ], DONE, request.length)
+        self._sender.send(reply, nothing)
         return True
 
-    async def _work(self, request: Request, data: bytes, weight: int) -> None:
+    def _work(self, request: Request, data: bytes, weight: int) -> None:
+        """Do a request and answer it, in a thread of the executor; nothing is raised, since nobody would see it."""
+        reply: bytes | bytearray
+        result = DONE
         try:
-            try:
-                self._check(request)
-                work = self._work_of(request, data)
-                reply = await asyncio.get_running_loop().run_in_executor(self._executor, work)
-            except Refused as refused:
-                reply = self._error(request, refused.error, refused.text)
-            except Exception as error:  # whatever it is, the client waits for an answer
-                self._report(str(error) if isinstance(error, DataplaneError) else f"a defect: {error!r}")
-                kind = error_of(error)
-                reply = self._error(request, kind, EXPLAINED[kind])
-            self._writer.write(memoryview(reply))
-            await self._writer.drain()
-        except OSError:
-            self._writer.transport.abort()  # the reading side notices
-        finally:
-            self._in_flight -= weight
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.discard(task)
-            self._room.set()
+            reply = self._do(self._checked(request), request, data)
+        except Refused as refused:
+            result = refused.error.name
+            reply = self._error(request, refused.error, refused.text)
+        except Exception as error:  # whatever it is, the client waits for an answer
+            self._report(str(error) if isinstance(error, DataplaneError) else f"a defect: {error!r}")
+            kind = error_of(error)
+            result = kind.name
+            reply = self._error(request, kind, EXPLAINED[kind])
+        self._observe(request, result)
+        self._sender.send(reply, lambda: self._end(weight))
+
+    def _observe(self, request: Request, result: str) -> None:
+        """Count a request before its client can know that it has ended."""
+        name = COMMAND_NAMES.get(request.command, "UNKNOWN")
+        has_data = result == DONE and request.command in (Command.READ, Command.WRITE)
+        self._observer.request_ended(name, result, request.length if has_data else 0)
 
     # ------------------------------------------------------------------------------------------ checks
-    def _check(self, request: Request) -> None:
-        """Raise Refused unless a request can be done."""
+    def _checked(self, request: Request) -> Command:
+        """Return what a request asks for; raises Refused unless it can be done."""
         if self.shutting_down:
             raise Refused(Error.ESHUTDOWN, "the server is shutting down")
         try:
             command = Command(request.command)
         except ValueError as error:
             raise Refused(Error.EINVAL, f"command {request.command} is not known") from error
-        if request.flags & ~nbd.ALLOWED_FLAGS[command]:
+        if request.flags and request.flags & ~nbd.ALLOWED_FLAGS[command]:
             raise Refused(Error.EINVAL, f"flags {request.flags:#x} do not go with {command.name}")
         if command in nbd.WRITING and self._refuses_writes:
             raise Refused(Error.EPERM, "this export is read-only")
         if command == Command.FLUSH:
             if request.offset or request.length:
                 raise Refused(Error.EINVAL, "a flush has no range")
-            return
+            return command
         if request.offset > self._device.size or request.length > self._device.size - request.offset:
             error_kind = Error.ENOSPC if command in nbd.WRITING else Error.EINVAL
             raise Refused(error_kind, f"the range leaves the disk's {self._device.size} bytes")
@@ -183,33 +220,29 @@ class Transmission:
             raise Refused(Error.EINVAL, "no context was agreed on, or the range is empty")
         if request.flags & CommandFlag.FAST_ZERO and request.flags & CommandFlag.NO_HOLE:
             raise Refused(Error.ENOTSUP, "zeros that take room are not written faster than data")
+        return command
 
     # ------------------------------------------------------------------------------------------ work
-    def _work_of(self, request: Request, data: bytes) -> Callable[[], bytes | bytearray]:
-        """Return what does a request and makes its reply, in a thread of its own."""
+    def _do(self, command: Command, request: Request, data: bytes) -> bytes | bytearray:
+        """Do a request that was checked, and return its reply."""
         device = self._device
-        command = Command(request.command)
         if command == Command.READ:
-            return lambda: self._read(request)
+            return self._read(request)
         if command == Command.BLOCK_STATUS:
-            return lambda: self._block_status(request)
-
-        def change() -> bytes:
-            if command == Command.WRITE:
-                device.write(request.offset, data)
-            elif command == Command.TRIM:
-                device.trim(request.offset, request.length)
-            elif command == Command.CACHE:
-                device.warm(request.offset, request.length)
-            elif command == Command.WRITE_ZEROES and request.flags & CommandFlag.NO_HOLE:
-                write_real_zeros(device.write, request.offset, request.length)
-            elif command == Command.WRITE_ZEROES:
-                device.write_zeroes(request.offset, request.length)
-            if command == Command.FLUSH or (request.flags & CommandFlag.FUA and command in nbd.WRITING):
-                device.flush()
-            return self._done(request)
-
-        return change
+            return self._block_status(request)
+        if command == Command.WRITE:
+            device.write(request.offset, data)
+        elif command == Command.TRIM:
+            device.trim(request.offset, request.length)
+        elif command == Command.CACHE:
+            device.warm(request.offset, request.length)
+        elif command == Command.WRITE_ZEROES and request.flags & CommandFlag.NO_HOLE:
+            write_real_zeros(device.write, request.offset, request.length)
+        elif command == Command.WRITE_ZEROES:
+            device.write_zeroes(request.offset, request.length)
+        if command == Command.FLUSH or (request.flags & CommandFlag.FUA and command in nbd.WRITING):
+            device.flush()
+        return self._done(request)
 
     def _read_head(self, request: Request) -> bytes:
         """Return what comes before the data of a read that is answered in one piece."""
@@ -222,7 +255,7 @@ class Transmission:
     def _read(self, request: Request) -> bytes | bytearray:
         if not request.length:
             return self._done(request)
-        if self._agreement.structured and not request.flags & CommandFlag.DF:
+        if self._agreement.structured and not (request.flags and request.flags & CommandFlag.DF):
             spans = [(span.length, span.zero) for span in self._device.extents(request.offset, request.length)]
             if any(zero for _, zero in spans):
                 return self._read_spans(request, spans)

@@ -23,16 +23,25 @@ STEP_SIZE = MIB
 THREADS = 2
 
 
+class _Stream:
+    """Reads each of which begins where the one before it ended."""
+
+    read = 0
+    """Bytes read since somebody asked for more before the last answer; below 0 for a while after that."""
+    under_way = 0
+    warm_end = 0
+    """How far it has been read ahead."""
+
+
 class WatchedDevice:
     """A device with read-ahead, and with a trace of what was read when one is asked for."""
 
     def __init__(self, device: BlockDevice, trace: BootTrace | None = None) -> None:
         self._device = device
         self._trace = trace
-        self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()  # where one ends: (bytes read, warm up to)
+        self._streams: OrderedDict[int, _Stream] = OrderedDict()  # by where they end
         self._executor = ThreadPoolExecutor(THREADS, "read-ahead")
         self._lock = threading.Lock()
-        self._reading = 0
 
     @property
     def size(self) -> int:
@@ -47,13 +56,13 @@ class WatchedDevice:
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset`."""
         with self._lock:
-            self._note(offset, len(view))
-            self._reading += 1
+            stream = self._note(offset, len(view))
+            stream.under_way += 1
         try:
             self._device.read_into(offset, view)
         finally:
             with self._lock:
-                self._reading -= 1
+                stream.under_way -= 1
 
     def read_cached(self, offset: int, view: memoryview) -> bool:
         """Fill `view` when that takes no wait, and tell whether it did; if not, ``read_into`` is what follows."""
@@ -91,21 +100,23 @@ class WatchedDevice:
         """Stop reading ahead; the device stays open."""
         self._executor.shutdown(cancel_futures=True)
 
-    def _note(self, offset: int, length: int) -> None:
-        """Note a read; the lock is held."""
+    def _note(self, offset: int, length: int) -> _Stream:
+        """Note a read and return its stream; the lock is held."""
         if self._trace is not None:
             self._trace.note(offset, length)
-        read, warm_end = self._streams.pop(offset, (0, 0))
-        read, end = read + length, offset + length
-        # Who asks for more before the last answer reads ahead by itself.
-        if read >= SEQUENTIAL_SIZE and not self._reading:
-            warm_end = max(warm_end, end)
-            while warm_end < min(end + AHEAD_SIZE, self._device.size):
-                self._executor.submit(self._warm, warm_end, STEP_SIZE)
-                warm_end += STEP_SIZE
-        self._streams[end] = read, warm_end
+        stream = self._streams.pop(offset, None) or _Stream()
+        end = offset + length
+        # Who asks for more before the last answer reads ahead by itself: doing it again would be decoding twice.
+        stream.read = -AHEAD_SIZE if stream.under_way else stream.read + length
+        if stream.read >= SEQUENTIAL_SIZE:
+            stream.warm_end = max(stream.warm_end, end)
+            while stream.warm_end < min(end + AHEAD_SIZE, self._device.size):
+                self._executor.submit(self._warm, stream.warm_end, STEP_SIZE)
+                stream.warm_end += STEP_SIZE
+        self._streams[end] = stream
         if len(self._streams) > STREAMS_MAX:
             self._streams.popitem(last=False)
+        return stream
 
     def _warm(self, offset: int, length: int) -> None:
         with contextlib.suppress(DataplaneError):  # whoever reads it is told

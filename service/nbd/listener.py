@@ -17,6 +17,7 @@ from service.nbd.open_disks import OpenDisks
 from service.nbd.pool_keeper import PoolKeeper
 from service.nbd.tokens import ExportTokens
 from service.rest.renewed_context import RenewedContext
+from service.telemetry.nbd_metrics import NbdMetrics
 from service.transport import Transport
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class NbdListener:
         holder: Holder,
         keeper: PoolKeeper,
         transport: Transport,
+        metrics: NbdMetrics,
     ) -> None:
         """Bind. Raises IoFailed when the address is taken."""
         self._disks = disks
@@ -48,7 +50,7 @@ class NbdListener:
         self._thread.start()
         context = None if transport.plaintext else RenewedContext(transport)
         self.tls = context is not None
-        self._server = NbdServer(TokenExports(tokens, disks), tls=context, report=_report)
+        self._server = NbdServer(TokenExports(tokens, disks), tls=context, report=_report, observer=metrics)
         try:
             addresses = self._run(self._server.listen_tcp(listen.host, listen.port), START_TIMEOUT_S)
         except IoFailed:

@@ -20,6 +20,7 @@ from dataplane import __version__
 from dataplane.errors import DataplaneError, IoFailed
 from service.config import Address
 from service.log import get_logger
+from service.telemetry.nbd_metrics import NbdMetrics
 from service.telemetry.reports import Report
 
 CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -114,6 +115,10 @@ class Metrics:
     def worker_died(self) -> None:
         """Count a worker that ended on its own."""
         self._worker_deaths.inc()
+
+    def of_nbd(self) -> NbdMetrics:
+        """Return what counts disks over NBD, in the same registry; for a server that serves them, once."""
+        return NbdMetrics(self.registry)
 
     def pools_are(self, usage: Callable[[], tuple[int, int]]) -> None:
         """Ask `usage` how many files of pooled images there are, and how many bytes they have."""

@@ -8,18 +8,20 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dataplane.disks.control import ControlListener, RemoteDisk
+from dataplane.disks import control
+from dataplane.disks.control import ControlListener, OwnerGone, RemoteDisk
 from dataplane.disks.disk import open_disk
 from dataplane.disks.folder import CONTROL_NAME, read_state
 from dataplane.disks.pinning import NEXT, create_disk, delete_disk
 from dataplane.disks.resizing import resize_disk
 from dataplane.disks.snapshot import prepare_snapshot, snapshot_disk
-from dataplane.errors import AlreadyExists, Cancelled, Corrupt, IoFailed, StoreLocked, UsageError
+from dataplane.errors import AlreadyExists, Cancelled, Corrupt, StoreLocked, UsageError
 from dataplane.store.store import Store
 from dataplane.upkeep.gc import collect
 from dataplane.upkeep.scrub import scrub
@@ -321,11 +323,72 @@ def test_owner_that_dies_while_asked_is_an_error(small: Store, tmp_path: Path) -
         asker.freeze()
         listener.close()
         kill(disk)
-        with pytest.raises(IoFailed):
+        with pytest.raises(OwnerGone):
             asker.status()
+        asker.release()
     result = snapshot_disk(small, tmp_path / "disk", name="after")
     assert exported(small, "after", tmp_path)[:4] == b"one\0"
     assert result.root == small.pin(read_state(tmp_path / "disk").owner).root
+
+
+@pytest.mark.parametrize("moment", ["before", "frozen", "merged"])
+def test_owner_killed_while_it_is_asked_is_asked_no_more(small: Store, tmp_path: Path, moment: str) -> None:
+    """A real owner, killed before it freezes, after that, or when it is to move on: the snapshot is made."""
+    create_disk(small, tmp_path / "disk", size=MIB)
+    program = f"""
+import os, time
+from dataplane.disks import control, disk
+from dataplane.store.store import Store
+die = lambda *_: os._exit(9)
+if {moment!r} == "before": disk.Disk.freeze = die
+if {moment!r} == "frozen": control.plain = die
+if {moment!r} == "merged": disk.Disk.rebase = die
+found = disk.open_disk(Store.open({str(tmp_path / "store")!r}), {str(tmp_path / "disk")!r})
+found.write(0, b"written")
+with control.ControlListener(found):
+    print("open", flush=True)
+    time.sleep(600)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"open\n"
+        snapshot_disk(small, tmp_path / "disk", name="snapshot")
+        assert owner.wait(60) == 9
+    finally:
+        owner.kill()
+        owner.wait()
+    assert exported(small, "snapshot", tmp_path)[:8] == b"written\0"
+    with open_disk(small, tmp_path / "disk") as disk:
+        assert disk.read(0, 8) == b"written\0"
+    state = read_state(tmp_path / "disk")
+    assert (state.sealed is None) == (moment != "merged")  # who did not move over merges again with the next snapshot
+    assert {pin.name for pin in small.pins()} == {"snapshot"} | ({state.owner} if state.base_root else set())
+
+
+def test_owners_that_keep_going_end_in_an_error_that_invites_to_try_again(
+    small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "ATTACH_S", 0.3)
+    create_disk(small, tmp_path / "disk", size=MIB)
+    with open_disk(small, tmp_path / "disk") as disk, ControlListener(disk) as listener:
+        monkeypatch.setattr(listener, "_slots", threading.BoundedSemaphore(1))
+        assert listener._slots.acquire()  # it hangs up on everybody
+        with pytest.raises(OwnerGone, match="try again"):
+            snapshot_disk(small, tmp_path / "disk", name="snapshot")
+        with pytest.raises(OwnerGone, match="try again"):
+            resize_disk(small, tmp_path / "disk", 2 * MIB)
+    assert issubclass(OwnerGone, StoreLocked)
+    assert not small.ledger.has_pin("snapshot")
+
+
+def test_owner_that_does_not_answer_is_given_up(small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_S", 0.3)
+    create_disk(small, tmp_path / "disk", size=MIB)
+    with open_disk(small, tmp_path / "disk") as disk, ControlListener(disk) as listener:
+        monkeypatch.setattr(listener, "_serve", lambda connection: time.sleep(2))
+        with pytest.raises(StoreLocked, match="does not answer"):
+            resize_disk(small, tmp_path / "disk", 2 * MIB)
 
 
 def test_control_socket_takes_no_nonsense(small: Store, tmp_path: Path) -> None:

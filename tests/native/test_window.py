@@ -112,6 +112,63 @@ def test_reused_window_forgets_the_plan_before() -> None:
         assert bytes(window.plain[:1000]) == plain[10:1010]
 
 
+# ------------------------------------------------------------------------------------------ into other memory
+@given(
+    chosen=runs(3000),
+    chunk_bits=st.integers(4, 10),
+    first=st.integers(0, 7),
+    key=st.sampled_from([None, KEY]),
+    shift=st.integers(0, 63),
+)
+def test_load_into_gives_what_load_does(
+    chosen: list[Run], chunk_bits: int, first: int, key: bytes | None, shift: int
+) -> None:
+    """The same plan twice: the target holds the chunks with data, what lies around it and between them is untouched."""
+    chunk_size = 1 << chunk_bits
+    made = sample(chosen, first * chunk_size)
+    if made.end % chunk_size:
+        made.extents.append(Extent(made.end, -made.end % chunk_size, ExtentKind.HOLE))
+    plan = made.plan(1 << 17)
+    beside, window = Window(1 << 17, chunk_size, key), Window(1 << 17, chunk_size, key)
+    length = plan.end - plan.offset
+    around = bytearray(b"\xa5" * (length + 128))
+    target = memoryview(around)[shift : shift + length]
+    with opened(made.readers) as fds:
+        if plan.window_count != 1:
+            with pytest.raises(ValueError, match="does not fit one target"):
+                window.load_into(plan, array("i", fds), target)
+            return
+        assert beside.load(plan, 0, array("i", fds)) == window.load_into(plan, array("i", fds), target)
+    assert bytes(window.states) == bytes(beside.states)
+    assert bytes(window.digests) == bytes(beside.digests)
+    skipped = plan.offset - window.offset
+    for number, state in enumerate(bytes(window.states)[skipped // chunk_size :]):
+        start = number * chunk_size
+        found = target[start : start + chunk_size]
+        if state == ChunkState.ABSENT:
+            assert found == b"\xa5" * chunk_size
+        else:
+            assert found == beside.plain[skipped + start : skipped + start + chunk_size]
+    assert set(around[:shift] + around[shift + length :]) <= {0xA5}
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "room"), [(0, 4096, 4095), (0, 4096, 4097), (100, 3996, 3996), (0, 4000, 4000)]
+)
+def test_load_into_takes_whole_chunks_that_fit_only(offset: int, length: int, room: int) -> None:
+    plan = Plan(pack_batch([Extent(offset, length, DATA, 0, 0, 0, length)]), 8192, DECODED_SIZE_MAX)
+    with opened([bytearray(8192)]) as fds, pytest.raises(ValueError, match="not the whole chunks"):
+        Window(8192, 4096).load_into(plan, array("i", fds), bytearray(room))
+
+
+def test_load_into_wants_every_reader_and_a_plan_of_its_window_size() -> None:
+    plan = Plan(pack_batch([Extent(0, 4096, DATA, 0, 1, 0, 4096)]), 4096, DECODED_SIZE_MAX)
+    with pytest.raises(ValueError, match="names reader 1"):
+        Window(4096, 4096).load_into(plan, array("i", [-1]), bytearray(4096))
+    with pytest.raises(ValueError, match="does not fit a window"):
+        Window(8192, 4096).load_into(plan, array("i", [-1, -1]), bytearray(4096))
+
+
 # ------------------------------------------------------------------------------------------ failures
 def failure(extents: Sequence[Extent], fds: Sequence[int], **more: object) -> LoadFailure:
     window = Window(4096, 4096)

@@ -7,15 +7,17 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import field_mask_pb2
 
-from dataplane import ControlListener, Disk, Store, open_disk
+from dataplane import ControlListener, Disk, Store, lock_disk, open_disk
+from dataplane.errors import StoreLocked
 from service._pb.yandex.cloud.compute.v1 import disk_pb2, image_pb2, snapshot_pb2
 from service._pb.yandex.cloud.compute.v1 import disk_service_pb2 as disks
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
@@ -185,6 +187,54 @@ def test_snapshot_survives_a_killed_worker_and_a_killed_server(tmp_path: Path) -
         assert server.finished(second.id, timeout_s=60).WhichOneof("result") == "response"
         assert content(server, disk_of(server, snapshot_id=found.id, size=64 * MIB).id) == expected
         assert content(server, disk.id) == expected
+
+
+def test_disk_that_a_worker_has_open_for_a_snapshot_refuses_sensibly_and_recovers(tmp_path: Path) -> None:
+    """Without a listener the worker itself opens the disk. It is stopped while it merges: what is asked meanwhile is
+    refused with the operation's id; whatever needs no content is done; then everything works."""
+    with serve(tmp_path / "data", workers=1) as server:
+        disk = disk_of(server, size=64 * MIB)
+        with in_use(server, disk.id) as opened:
+            for at in range(0, 64 * MIB, MIB):
+                opened.write(at, random.Random(at).randbytes(MIB))
+        operation = snapshot(server, disk.id)
+        worker = server.worker_of(operation.id)
+        while not is_locked(server, disk.id):
+            assert not server.operation(operation.id).done
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            calls: list[Callable[[], object]] = [
+                lambda: snapshot(server, disk.id),
+                lambda: server.images.Create(images.CreateImageRequest(folder_id="f1", disk_id=disk.id)),
+                lambda: server.disks.Update(disks.UpdateDiskRequest(disk_id=disk.id, size=128 * MIB)),
+                lambda: server.disks.Delete(disks.DeleteDiskRequest(disk_id=disk.id)),
+            ]
+            for call in calls:
+                with pytest.raises(grpc.RpcError) as caught:
+                    call()
+                assert caught.value.code() is Code.FAILED_PRECONDITION, caught.value.details()
+                assert operation.id in str(caught.value.details())
+            mask = field_mask_pb2.FieldMask(paths=["description"])
+            update = disks.UpdateDiskRequest(disk_id=disk.id, description="d", update_mask=mask)
+            assert server.disks.Update(update).done
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        found = snapshot_pb2.Snapshot()
+        assert server.finished(operation.id, timeout_s=60).response.Unpack(found)
+        assert snapshot_of(server, disk.id).storage_size == found.storage_size  # at once, whoever closes it still
+        assert server.disks.Update(disks.UpdateDiskRequest(disk_id=disk.id, size=128 * MIB)).done
+        assert image_of(server, disk_id=disk.id).min_disk_size == 128 * MIB
+        assert server.disks.Delete(disks.DeleteDiskRequest(disk_id=disk.id)).done
+        assert not folder_of(server, disk.id).exists()
+
+
+def is_locked(server: Serving, disk_id: str) -> bool:
+    """Say whether a process has a disk open."""
+    try:
+        os.close(lock_disk(folder_of(server, disk_id)))
+    except StoreLocked:
+        return True
+    return False
 
 
 def test_lost_folder_of_a_disk_is_told_as_data_loss(tmp_path: Path) -> None:

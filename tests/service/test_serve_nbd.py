@@ -24,6 +24,7 @@ from tests.service.serving import Serving, serve
 from tests.service.test_disk_calls import created
 from tests.service.test_image_calls import refused
 from tests.service.test_serve_disks import content, disk_of, snapshot_of
+from tests.service.test_telemetry import scrape, value
 
 FLAGS = ("--dev", "--nbd-listen", "127.0.0.1:0")
 SECRET = b"s" * 32
@@ -67,6 +68,20 @@ def test_disk_is_written_and_read_over_tls_and_outlives_a_kill(server: Serving, 
     server.stop(signal.SIGKILL)
     with serve(tmp_path / "data", flags=FLAGS) as again:
         assert content(again, disk.id)[: MIB + 1] == b"x" * MIB + b"\0"
+
+
+def test_clients_and_requests_are_counted(tmp_path: Path) -> None:
+    with serve(tmp_path / "data", flags=[*FLAGS, "--metrics-listen", "127.0.0.1:0"]) as server:
+        disk = disk_of(server)
+        assert run("nbdcopy", "--flush", "-", url(server, export(server, disk.id)), data=b"x" * MIB).returncode == 0
+        reader = url(server, export(server, disk.id, read_only=True))
+        assert run("nbdcopy", reader, "null:").returncode == 0
+        assert value(server, "dataplane_nbd_written_bytes_total") == MIB
+        assert MIB <= value(server, "dataplane_nbd_read_bytes_total") <= disk.size
+        for command in ("READ", "WRITE", "FLUSH", "BLOCK_STATUS"):
+            assert value(server, "dataplane_nbd_requests_total", command=command, result="OK") > 0, command
+        assert disk.id not in scrape(server)
+        server.until(lambda: True if value(server, "dataplane_nbd_connections") == 0 else None, timeout_s=60)
 
 
 def test_only_the_name_that_was_given_gets_in(server: Serving) -> None:

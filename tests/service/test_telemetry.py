@@ -119,6 +119,7 @@ def test_dashboard_names_metrics_that_exist(server: Serving, web: Web) -> None:
     metrics = Metrics()
     metrics.watch_queue(lambda: QueueFigures(waiting=1, running=2, oldest_s=3))
     metrics.call_ended("m", "OK", 0.1)
+    metrics.of_nbd().request_ended("READ", "OK", 1)
     bounded = {"read": 1.0}
     metrics.operation_ended(
         Report(outcome="done", stages={"reading": 1.0}, bytes=bounded, retries={"status": 1.0}, seconds=1)
