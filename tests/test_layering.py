@@ -148,6 +148,7 @@ NEEDLESS: dict[str, Collection[str]] = {
     "measure DISK": {*HEAVY, "pathlib", "urllib", "dataplane.ingest.prefetch"},
     "import STORE DISK --name another": {*HEAVY, "dataplane.ingest.prefetch"} - {"sqlite3", "shutil", "tempfile"},
     "export STORE disk -": {*HEAVY} - {"sqlite3", "shutil"},
+    "diff STORE disk disk": {*HEAVY, "random"} - {"sqlite3", "shutil"},
     "verify STORE": {*HEAVY, "secrets", "random"} - {"sqlite3", "shutil"},
     "ls STORE": LEDGER_ONLY,
     "stat STORE": LEDGER_ONLY,
@@ -164,6 +165,27 @@ def test_verb_loads_nothing_needless(tmp_path: Path, line: str) -> None:
         assert modules_after([places.get(word, word) for word in made])
     loaded = modules_after([places.get(word, word) for word in line.split()])
     assert sorted(loaded.intersection(NEEDLESS[line])) == []
+
+
+@pytest.mark.parametrize("verb", ["map", "tune"])
+def test_numpy_waits_until_the_disk_was_read(tmp_path: Path, verb: str) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(range(256)) * (16 << 12))
+    program = f"""
+import os, sys
+from dataplane.cli.main import main
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name == "numpy":
+            counters = dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())
+            print("read before numpy:", counters["rchar"], file=sys.stderr)
+sys.meta_path.insert(0, Watch())
+sys.stdout = open(os.devnull, "w")
+sys.exit(main([{verb!r}, {str(disk)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    (count,) = re.findall(r"read before numpy: (\d+)", done.stderr)
+    assert int(count) > disk.stat().st_size
 
 
 def modules_after(words: list[str]) -> set[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
 from dataplane.engine.cutter import Cutter
 from dataplane.engine.fold import fold
@@ -17,6 +15,7 @@ from dataplane.engine.survey import BLOCK_ABSENT, BLOCK_ZERO, Survey, note_windo
 from dataplane.engine.window import LoadFailure, Window
 from dataplane.errors import Cancelled
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
 from dataplane.ingest.feed import Feed, descriptors
@@ -24,9 +23,17 @@ from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
 from dataplane.limits import CHUNK_SIZE_MIN, DECODED_SIZE_MAX
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Digests = npt.NDArray[np.uint64]
+
 BLOCK_SIZE = CHUNK_SIZE_MIN
 BLOCKS = WINDOW_SIZE // BLOCK_SIZE
 """Blocks in a row of a log."""
+
+DIGEST_SIZE = 8
+"""Bytes of a digest in a log."""
 
 SLICE_WINDOWS = 128
 """Windows (512 MiB of a disk, 1 MiB of digests) that are read between two looks at progress and cancellation: enough
@@ -34,8 +41,6 @@ that joining the threads costs nothing."""
 
 CUT_WINDOWS = 32
 """The same when pieces are cut, which take 64 KiB a window and a multiple of that on purpose."""
-
-Digests = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +94,9 @@ def survey_natively(
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled("the work was cancelled")
             count = min(most, plan.window_count - first)
-            digests = np.zeros((count, BLOCKS), dtype=np.uint64)
+            digests = bytearray(count * BLOCKS * DIGEST_SIZE)
             pieces = None if cutter is None else PieceRows(count)
-            work = Survey(plan, fds, digests.data, first, pieces)
+            work = Survey(plan, fds, memoryview(digests).cast("Q", (count, BLOCKS)), first, pieces)
             free = list(windows)
             try:
                 run_crew(lambda free=free, work=work: work.work(free.pop()), threads, work.stop)  # type: ignore[misc]
@@ -101,7 +106,8 @@ def survey_natively(
             if cutter is not None and pieces is not None:
                 cutter.add(pieces)
             offsets = np.array([plan.window(index)[0] for index in range(first, first + count)], dtype=np.int64)
-            yield noted(BlockLog(offsets=offsets, digests=digests), progress)
+            rows = np.frombuffer(digests, dtype=np.uint64).reshape(count, BLOCKS)
+            yield noted(BlockLog(offsets=offsets, digests=rows), progress)
         progress.position_bytes = plan.end
 
 
@@ -112,7 +118,7 @@ def survey_feed(
     feed: Feed[None] = Feed(source, lambda offset, length: None, progress, cancelled)
     windows = [Window(WINDOW_SIZE, BLOCK_SIZE) for _ in range(threads)]
     lock = threading.Lock()
-    rows: dict[int, Digests] = {}
+    rows: dict[int, bytearray] = {}
     pieces: dict[int, PieceRows] = {}
     most = SLICE_WINDOWS if cutter is None else CUT_WINDOWS
     left = most
@@ -128,8 +134,8 @@ def survey_feed(
             if claim is None:
                 return
             feed.load(claim, window)
-            row = np.empty(BLOCKS, dtype=np.uint64)
-            note_window(window, row.data)
+            row = bytearray(BLOCKS * DIGEST_SIZE)
+            note_window(window, memoryview(row).cast("Q"))
             piece_rows = PieceRows(int(cutter is not None))
             if cutter is not None:
                 piece_rows.note_window(0, window)
@@ -145,7 +151,7 @@ def survey_feed(
             if not rows:
                 return
             offsets = np.array(sorted(rows), dtype=np.int64)
-            digests = np.stack([rows[offset] for offset in offsets.tolist()])
+            digests = np.stack([np.frombuffer(rows[offset], dtype=np.uint64) for offset in offsets.tolist()])
             if cutter is not None:
                 for offset in offsets.tolist():
                     cutter.add(pieces[offset])
@@ -183,16 +189,13 @@ def joined(slices: list[BlockLog], *, keep_zeros: bool = False) -> BlockLog:
         return kept[0]
     count = sum(map(len, kept))
     offsets, digests = np.empty(count, dtype=np.int64), np.empty((count, BLOCKS), dtype=np.uint64)
-    at = 0
+    at, nothing = 0, BlockLog(offsets=offsets[:0], digests=digests[:0])
     for number, part in enumerate(kept):
         offsets[at : at + len(part)] = part.offsets
         digests[at : at + len(part)] = part.digests
         at += len(part)
-        slices[number] = kept[number] = EMPTY  # each part is let go as soon as it is copied
+        slices[number] = kept[number] = nothing  # each part is let go as soon as it is copied
     return BlockLog(offsets=offsets, digests=digests)
-
-
-EMPTY = BlockLog(offsets=np.empty(0, dtype=np.int64), digests=np.empty((0, BLOCKS), dtype=np.uint64))
 
 
 def folded(digests: Digests, chunk_size: int) -> Digests:
