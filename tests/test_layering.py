@@ -40,7 +40,7 @@ CONTROL_PLANE = (
     *("jwt", "prometheus_client", "opentelemetry", "starlette", "uvicorn"),
 )
 HEAVY = (
-    *("inspect", "dataclasses", "typing", "locale", "shutil", "subprocess", "tempfile", "logging"),
+    *("inspect", "dataclasses", "typing", "locale", "shutil", "subprocess", "tempfile", "logging", "argparse"),
     "numpy",
     "sqlite3",
     "grpc",
@@ -144,7 +144,15 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 
 LEDGER_ONLY = {*HEAVY, "dataplane.store.pack", "dataplane.store.runs", "dataplane._native.runs"} - {"sqlite3"}
 NEEDLESS: dict[str, Collection[str]] = {
-    "measure DISK --codec none": {*HEAVY, "pathlib", "urllib", "json", "dataplane.store", "dataplane.ingest.feed"},
+    "measure DISK --codec none": {
+        *HEAVY,
+        "re",
+        "pathlib",
+        "urllib",
+        "json",
+        "dataplane.store",
+        "dataplane.ingest.feed",
+    },
     "measure DISK": {*HEAVY, "pathlib", "urllib", "dataplane.ingest.prefetch"},
     "import STORE DISK --name another": {*HEAVY, "dataplane.ingest.prefetch"} - {"sqlite3", "shutil", "tempfile"},
     "export STORE disk -": {*HEAVY} - {"sqlite3", "shutil"},
