@@ -86,7 +86,7 @@ def survey_natively(
 ) -> Iterator[BlockLog]:
     """Read sources that have file descriptors in native loops."""
     most = SLICE_WINDOWS if cutter is None else CUT_WINDOWS
-    windows = [Window(WINDOW_SIZE, BLOCK_SIZE) for _ in range(threads)]
+    windows = [Window(WINDOW_SIZE, BLOCK_SIZE, scan_only=cutter is None) for _ in range(threads)]
     for batch in source.extents():
         plan = Plan(batch, WINDOW_SIZE, DECODED_SIZE_MAX)
         fds = list(descriptors(source, plan))
