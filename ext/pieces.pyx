@@ -237,3 +237,5 @@ def check_window(Window window not None):
     if window.chunk_size != PIECE_BLOCK or window.size < PIECE_WINDOW_MIN:
         raise ValueError(f"pieces are cut from windows of {PIECE_WINDOW_MIN} bytes or more with blocks of "
                          f"{PIECE_BLOCK}, not {window.size} with {window.chunk_size}")
+    if window.scan_only:
+        raise ValueError("pieces are cut from windows that keep what they read, not from one that only scans")

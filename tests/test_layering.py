@@ -40,7 +40,7 @@ CONTROL_PLANE = (
     *("jwt", "prometheus_client", "opentelemetry", "starlette", "uvicorn"),
 )
 HEAVY = (
-    *("inspect", "dataclasses", "typing", "locale", "shutil", "subprocess", "tempfile", "logging"),
+    *("inspect", "dataclasses", "typing", "locale", "shutil", "subprocess", "tempfile", "logging", "argparse"),
     "numpy",
     "sqlite3",
     "grpc",
@@ -144,10 +144,19 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 
 LEDGER_ONLY = {*HEAVY, "dataplane.store.pack", "dataplane.store.runs", "dataplane._native.runs"} - {"sqlite3"}
 NEEDLESS: dict[str, Collection[str]] = {
-    "measure DISK --codec none": {*HEAVY, "pathlib", "urllib", "json", "dataplane.store", "dataplane.ingest.feed"},
+    "measure DISK --codec none": {
+        *HEAVY,
+        "re",
+        "pathlib",
+        "urllib",
+        "json",
+        "dataplane.store",
+        "dataplane.ingest.feed",
+    },
     "measure DISK": {*HEAVY, "pathlib", "urllib", "dataplane.ingest.prefetch"},
     "import STORE DISK --name another": {*HEAVY, "dataplane.ingest.prefetch"} - {"sqlite3", "shutil", "tempfile"},
     "export STORE disk -": {*HEAVY} - {"sqlite3", "shutil"},
+    "diff STORE disk disk": {*HEAVY, "random"} - {"sqlite3", "shutil"},
     "verify STORE": {*HEAVY, "secrets", "random"} - {"sqlite3", "shutil"},
     "ls STORE": LEDGER_ONLY,
     "stat STORE": LEDGER_ONLY,
@@ -164,6 +173,27 @@ def test_verb_loads_nothing_needless(tmp_path: Path, line: str) -> None:
         assert modules_after([places.get(word, word) for word in made])
     loaded = modules_after([places.get(word, word) for word in line.split()])
     assert sorted(loaded.intersection(NEEDLESS[line])) == []
+
+
+@pytest.mark.parametrize("verb", ["map", "tune"])
+def test_numpy_waits_until_the_disk_was_read(tmp_path: Path, verb: str) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(range(256)) * (64 << 12))
+    program = f"""
+import os, sys
+from dataplane.cli.main import main
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name == "numpy":
+            counters = dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())
+            print("read before numpy:", counters["rchar"], file=sys.stderr)
+sys.meta_path.insert(0, Watch())
+sys.stdout = open(os.devnull, "w")
+sys.exit(main([{verb!r}, {str(disk)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    (count,) = re.findall(r"read before numpy: (\d+)", done.stderr)
+    assert int(count) > disk.stat().st_size // 4  # of what is mapped nothing counts, and half of it may be
 
 
 def modules_after(words: list[str]) -> set[str]:

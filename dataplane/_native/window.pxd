@@ -50,6 +50,11 @@ cdef class Window:
     cdef int64_t decoded_reader
     cdef int64_t decoded_source
     cdef int64_t decoded_length
+    cdef bint scan_only
+    cdef readonly int64_t mapped_bytes
+    cdef int trials
+    cdef int copies_left
+    cdef double[2] pace
     cdef int64_t filled
     cdef Py_ssize_t scanned
     cdef Failure failure
@@ -57,6 +62,8 @@ cdef class Window:
     cdef bint fill(self, const ExtentRow* rows, PlanWindow window, const int* fds, const Staged* staged) noexcept nogil
     cdef bint copy_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,
                        const Staged* staged) noexcept nogil
+    cdef bint read_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd) noexcept nogil
+    cdef int64_t scan_mapped(self, int64_t start, int64_t stop, int64_t shift, int fd) noexcept nogil
     cdef bint copy_decoded(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,
                            const Staged* staged) noexcept nogil
     cdef const uint8_t* fetch_encoded(self, const ExtentRow* row, int fd, const Staged* staged) noexcept nogil

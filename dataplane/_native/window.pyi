@@ -26,7 +26,10 @@ class Window:
     zero_chunks: int
     data_bytes: int
     read_bytes: int
-    def __init__(self, size: int, chunk_size: int, key: ReadableBuffer | None = None) -> None: ...
+    mapped_bytes: int
+    def __init__(
+        self, size: int, chunk_size: int, key: ReadableBuffer | None = None, *, scan_only: bool = False
+    ) -> None: ...
     @property
     def plain(self) -> memoryview: ...
     @property

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
 from dataplane.engine.cutter import Cutter
 from dataplane.engine.fold import fold
@@ -17,6 +15,7 @@ from dataplane.engine.survey import BLOCK_ABSENT, BLOCK_ZERO, Survey, note_windo
 from dataplane.engine.window import LoadFailure, Window
 from dataplane.errors import Cancelled
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
 from dataplane.ingest.feed import Feed, descriptors
@@ -24,9 +23,17 @@ from dataplane.ingest.load_error import load_error
 from dataplane.ingest.progress import Progress
 from dataplane.limits import CHUNK_SIZE_MIN, DECODED_SIZE_MAX, MIB
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Digests = npt.NDArray[np.uint64]
+
 BLOCK_SIZE = CHUNK_SIZE_MIN
 BLOCKS = WINDOW_SIZE // BLOCK_SIZE
 """Blocks in a row of a log."""
+
+DIGEST_SIZE = 8
+"""Bytes of a digest in a log."""
 
 SLICE_WINDOWS = 128
 """Windows (512 MiB of a disk, 1 MiB of digests) that are read between two looks at progress and cancellation: enough
@@ -37,8 +44,6 @@ CUT_WINDOWS = 32
 
 LOAD_SIZE = MIB
 """What a thread loads at once: a buffer that stays in its cache, as for a sweep. A row of a log is several loads."""
-
-Digests = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +90,17 @@ def survey_natively(
     """Read sources that have file descriptors in native loops."""
     size = min(WINDOW_SIZE, max(LOAD_SIZE, source.decoded_size_max))  # so that nothing is decoded twice
     most = (SLICE_WINDOWS if cutter is None else CUT_WINDOWS) * WINDOW_SIZE // size
-    windows = [Window(size, BLOCK_SIZE) for _ in range(threads)]
+    blocks = size // BLOCK_SIZE
+    windows = [Window(size, BLOCK_SIZE, scan_only=cutter is None) for _ in range(threads)]
     for batch in source.extents():
         plan = Plan(batch, size, DECODED_SIZE_MAX)
         fds = list(descriptors(source, plan))
         for first, count in slices_of(plan, most):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled("the work was cancelled")
-            digests = np.empty((count, size // BLOCK_SIZE), dtype=np.uint64)
+            digests = bytearray(count * blocks * DIGEST_SIZE)
             pieces = None if cutter is None else PieceRows(count)
-            work = Survey(plan, fds, digests.data, first, pieces)
+            work = Survey(plan, fds, memoryview(digests).cast("Q", (count, blocks)), first, pieces)
             free = list(windows)
             try:
                 run_crew(lambda free=free, work=work: work.work(free.pop()), threads, work.stop)  # type: ignore[misc]
@@ -104,7 +110,8 @@ def survey_natively(
             if cutter is not None and pieces is not None:
                 cutter.add(pieces)
             offsets = np.array([plan.window(index)[0] for index in range(first, first + count)], dtype=np.int64)
-            yield noted(in_rows(offsets, digests), progress)
+            rows = np.frombuffer(digests, dtype=np.uint64).reshape(count, blocks)
+            yield noted(in_rows(offsets, rows), progress)
         progress.position_bytes = plan.end
 
 
@@ -141,7 +148,7 @@ def survey_feed(
     feed: Feed[None] = Feed(source, lambda offset, length: None, progress, cancelled)
     windows = [Window(WINDOW_SIZE, BLOCK_SIZE) for _ in range(threads)]
     lock = threading.Lock()
-    rows: dict[int, Digests] = {}
+    rows: dict[int, bytearray] = {}
     pieces: dict[int, PieceRows] = {}
     most = SLICE_WINDOWS if cutter is None else CUT_WINDOWS
     left = most
@@ -157,8 +164,8 @@ def survey_feed(
             if claim is None:
                 return
             feed.load(claim, window)
-            row = np.empty(BLOCKS, dtype=np.uint64)
-            note_window(window, row.data)
+            row = bytearray(BLOCKS * DIGEST_SIZE)
+            note_window(window, memoryview(row).cast("Q"))
             piece_rows = PieceRows(int(cutter is not None))
             if cutter is not None:
                 piece_rows.note_window(0, window)
@@ -174,7 +181,7 @@ def survey_feed(
             if not rows:
                 return
             offsets = np.array(sorted(rows), dtype=np.int64)
-            digests = np.stack([rows[offset] for offset in offsets.tolist()])
+            digests = np.stack([np.frombuffer(rows[offset], dtype=np.uint64) for offset in offsets.tolist()])
             if cutter is not None:
                 for offset in offsets.tolist():
                     cutter.add(pieces[offset])
@@ -212,16 +219,13 @@ def joined(slices: list[BlockLog], *, keep_zeros: bool = False) -> BlockLog:
         return kept[0]
     count = sum(map(len, kept))
     offsets, digests = np.empty(count, dtype=np.int64), np.empty((count, BLOCKS), dtype=np.uint64)
-    at = 0
+    at, nothing = 0, BlockLog(offsets=offsets[:0], digests=digests[:0])
     for number, part in enumerate(kept):
         offsets[at : at + len(part)] = part.offsets
         digests[at : at + len(part)] = part.digests
         at += len(part)
-        slices[number] = kept[number] = EMPTY  # each part is let go as soon as it is copied
+        slices[number] = kept[number] = nothing  # each part is let go as soon as it is copied
     return BlockLog(offsets=offsets, digests=digests)
-
-
-EMPTY = BlockLog(offsets=np.empty(0, dtype=np.int64), digests=np.empty((0, BLOCKS), dtype=np.uint64))
 
 
 def folded(digests: Digests, chunk_size: int) -> Digests:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from dataplane.analysis.block_log import Digests
+from dataplane.analysis.arrays import np
 from dataplane.analysis.counting import image_bits, run_starts, to_keys
 from dataplane.analysis.estimate import Z95, Estimate, estimate_count
 from dataplane.analysis.trace_reads import TraceReads
 from dataplane.dataclass import dataclass, field
 from dataplane.engine.cutter import Cutter
+from dataplane.hints import TYPE_CHECKING
 
-Numbers = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dataplane.analysis.block_log import Digests
+
+    Numbers = npt.NDArray[np.int64]
+
 
 PICKS_MAX = 512
 """Chunks of each size that may be tried."""

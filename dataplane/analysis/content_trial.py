@@ -7,16 +7,18 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
-
-from dataplane.analysis.content_levels import Numbers
+from dataplane.analysis.arrays import np
 from dataplane.analysis.logical import read_ranges
 from dataplane.analysis.trial import KEY, Trial
 from dataplane.engine import gear, scan
 from dataplane.engine.codec import CodecProfile, Encoder
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
 from dataplane.limits import MIB
+
+if TYPE_CHECKING:
+    from dataplane.analysis.content_levels import Numbers
 
 READ_BYTES = 4 * MIB
 """About so many bytes of chunks are in memory at once."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from dataplane.analysis import costs
-from dataplane.analysis.content_levels import ContentLevel, Numbers
+from dataplane.analysis.content_levels import ContentLevel
 from dataplane.analysis.content_trial import ContentTrials
 from dataplane.analysis.estimate import estimate_ratio
 from dataplane.analysis.profiles import Chunking
@@ -14,8 +14,12 @@ from dataplane.analysis.trial import Trial
 from dataplane.analysis.verdict import Profile, judge
 from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.limits import PAGE_CHUNKS
+
+if TYPE_CHECKING:
+    from dataplane.analysis.content_levels import Numbers
 
 MANIFEST_EXTRA = 12
 """What a manifest has for each chunk beside its id: an offset of 8 bytes, so that gaps need nothing, and a length."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from dataplane.analysis.block_log import Digests
+from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
 from dataplane.engine.fold import gather
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError
+from dataplane.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dataplane.analysis.block_log import Digests
+
+    Counts = npt.NDArray[np.int64]
 
 SLICE_KEYS = 1 << 18
 """Keys that are looked at together: bounds the memory beside the keys themselves."""
@@ -27,8 +32,6 @@ IMAGES_MAX = 1024
 
 REFERENCE_BUCKETS = 24
 """Chunks that occur 1, 2, 3–4, 5–8, … times; the last bucket has all that occur more often."""
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

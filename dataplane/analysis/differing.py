@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
 from dataplane.errors import UsageError
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import PAGE_CHUNKS
 from dataplane.store import format as fmt
 from dataplane.store.runs import Index
 from dataplane.store.store import Store
 
-Numbers = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
+from dataplane.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Z95 = 1.959963984540054
 """Of the normal distribution: 95 % lie within so many standard deviations."""

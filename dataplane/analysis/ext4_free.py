@@ -5,12 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.analysis.labels import Partition
 from dataplane.analysis.logical import read_ranges
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Blocks = npt.NDArray[np.bool_]
 
 BLOCK_SIZE = 4096
 SUPERBLOCK_OFFSET = 1024
@@ -24,8 +28,6 @@ BITMAPS_AT_ONCE = 512
 
 GROUPS_MAX = 1 << 18
 """32 TiB in groups of the usual 128 MiB; bounds the table of descriptors."""
-
-Blocks = npt.NDArray[np.bool_]
 
 
 def free_blocks(source: ImageSource, partition: Partition) -> Iterator[tuple[int, Blocks]]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from dataplane.analysis.block_log import BlockLog, Digests, folded
+from dataplane.analysis.arrays import np
+from dataplane.analysis.block_log import BlockLog, folded
 from dataplane.analysis.counting import ChunkCounts, count_keys, grouped, image_bits, make_keys, run_starts, to_keys
 from dataplane.analysis.estimate import Estimate, estimate_count
 from dataplane.analysis.sampled_keys import SampledKeys
 from dataplane.dataclass import dataclass, field
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import PAGE_CHUNKS
 
-Offsets = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dataplane.analysis.block_log import Digests
+
+    Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)

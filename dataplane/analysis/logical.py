@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
+from dataplane.analysis.arrays import np
 from dataplane.analysis.picking import PickedSource
 from dataplane.engine.scan import ChunkState
 from dataplane.engine.window import Window

@@ -6,10 +6,8 @@ import threading
 from collections.abc import Sequence
 from enum import IntEnum
 
-import numpy as np
-import numpy.typing as npt
-
-from dataplane.analysis.block_log import BLOCK_SIZE, BlockLog, Digests, folded, joined, survey
+from dataplane.analysis.arrays import np
+from dataplane.analysis.block_log import BLOCK_SIZE, BlockLog, folded, joined, survey
 from dataplane.analysis.ext4_free import free_blocks
 from dataplane.analysis.labels import Partition, partitions
 from dataplane.analysis.trial import Trials
@@ -18,15 +16,21 @@ from dataplane.engine.codec import CodecProfile
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError
 from dataplane.extent import COLUMN_COUNT, COLUMNS, ExtentKind
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import thread_count
 from dataplane.ingest.progress import Progress
 from dataplane.limits import CHUNK_SIZE_DEFAULT, check_chunk_size
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dataplane.analysis.block_log import Digests
+
+    Numbers = npt.NDArray[np.int64]
+
 CELLS_DEFAULT = 256
 CELLS_MAX = 1 << 16
-
-Numbers = npt.NDArray[np.int64]
 
 
 class Content(IntEnum):

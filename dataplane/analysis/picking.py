@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.extent import COLUMN_COUNT, COLUMNS, ExtentCodec, ExtentKind
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Rows = npt.NDArray[np.int64]
+    """Extents: shape (n, COLUMN_COUNT)."""
+
+    Ranges = npt.NDArray[np.int64]
+    """Ranges of a disk: rows (start, end), bytes, ascending, without overlap."""
 
 _OFFSET, _LENGTH, _KIND, _CODEC = (COLUMNS.index(name) for name in ("offset", "length", "kind", "codec"))
 _SOURCE_OFFSET, _SOURCE_LENGTH = COLUMNS.index("source_offset"), COLUMNS.index("source_length")
 _DECODED_OFFSET = COLUMNS.index("decoded_offset")
-
-Rows = npt.NDArray[np.int64]
-"""Extents: shape (n, COLUMN_COUNT)."""
-
-Ranges = npt.NDArray[np.int64]
-"""Ranges of a disk: rows (start, end), bytes, ascending, without overlap."""
 
 
 class PickedSource(ImageSource):

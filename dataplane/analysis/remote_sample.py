@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 import threading
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.analysis.estimate import Estimate, student95
 from dataplane.analysis.picking import PickedSource
 from dataplane.analysis.trial import KEY
@@ -22,11 +20,18 @@ from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.window import Window
 from dataplane.extent import COLUMN_COUNT, COLUMNS, WINDOW_SIZE, ExtentKind
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
 from dataplane.ingest.feed import Feed
 from dataplane.ingest.progress import Progress
 from dataplane.limits import KIB
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+    Numbers = npt.NDArray[np.int64]
 
 UNIT_SIZE = 256 * KIB
 """What is fetched or not, a chunk at least: smaller requests cost more, larger ones leave fewer to judge by."""
@@ -34,7 +39,7 @@ UNIT_SIZE = 256 * KIB
 GROUPS = 20
 """Of the jackknife."""
 
-CLASSES = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024, 4096, 16384])
+CLASSES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 """How often chunks may occur."""
 
 ROUNDS = 400
@@ -42,9 +47,6 @@ ROUNDS = 400
 
 UNSEEN_PAIRS = 3.0
 """With 95 % confidence no more were expected where none was seen."""
-
-Floats = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +185,7 @@ def weights_by_times(times: Numbers, rate: float) -> Floats:
         return np.ones(len(times))
     values, inverse, counts = np.unique(times, return_inverse=True, return_counts=True)
     chance = np.array([[binomial(int(value), int(size), rate) for value in values] for size in CLASSES])
-    seen = 1 - (1 - rate) ** CLASSES
+    seen = 1 - (1 - rate) ** np.array(CLASSES)
     sizes = np.full(len(CLASSES), counts.sum() / len(CLASSES))  # distinct chunks of each class
     for _ in range(ROUNDS):
         expected = np.maximum(sizes @ chance, 1e-300)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from dataplane.analysis.block_log import Digests
+from dataplane.analysis.arrays import np
 from dataplane.analysis.counting import Occurrences
+from dataplane.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dataplane.analysis.block_log import Digests
 
 PENDING_MAX = 1 << 16
 """Occurrences that wait to be counted together."""

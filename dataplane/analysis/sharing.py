@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
 from dataplane.engine.scan import ChunkState
+from dataplane.hints import TYPE_CHECKING
 from dataplane.store import format as fmt
 from dataplane.store.store import Store
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Ids = npt.NDArray[np.uint64]
+
 SEED = 7
 """Of the numbers that stand for images: any will do."""
-
-Ids = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from dataplane.analysis.arrays import np
 from dataplane.analysis.block_log import BlockLog, folded
 from dataplane.analysis.mapping import Content, classify
 from dataplane.engine.survey import BLOCK_ZERO

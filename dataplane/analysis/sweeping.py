@@ -41,7 +41,7 @@ def sweep(
     are those that `table` did not hold. Raises Cancelled, SourceError or MemoryError.
     """
     size = max(SWEEP_WINDOW_SIZE, chunk_size, source.decoded_size_max)
-    windows = [Window(size, chunk_size, key) for _ in range(threads)]
+    windows = [Window(size, chunk_size, key, scan_only=True) for _ in range(threads)]
     progress.total_bytes, progress.stage = source.virtual_size, "reading"
     data_size = chunks = distinct = allocated = 0
     fds = [fd for reader in source.readers if (fd := reader.fileno()) is not None]  # one each: see pick_meter

@@ -6,9 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
+from dataplane.analysis.arrays import np
 from dataplane.analysis.picking import PickedSource
 from dataplane.dataclass import dataclass
 from dataplane.engine.codec import CodecProfile, Encoder
@@ -16,15 +14,19 @@ from dataplane.engine.scan import DIGEST_SIZE, ChunkState
 from dataplane.engine.window import Window
 from dataplane.errors import SourceUnavailable
 from dataplane.extent import WINDOW_SIZE
+from dataplane.hints import TYPE_CHECKING
 from dataplane.image_source import ImageSource
 from dataplane.ingest.crew import run_crew
 from dataplane.ingest.feed import Claim, Feed
 from dataplane.ingest.progress import Progress
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Lengths = npt.NDArray[np.int64]
+
 KEY = bytes(range(DIGEST_SIZE))
 """Chunks are digested as an import does, because the time that takes is part of the answer."""
-
-Lengths = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

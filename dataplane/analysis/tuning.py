@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-import numpy as np
-
 from dataplane.analysis import costs
 from dataplane.analysis.alignment import Alignment, measure_alignment
+from dataplane.analysis.arrays import np
 from dataplane.analysis.block_log import BLOCK_SIZE, BlockLog, joined, survey
 from dataplane.analysis.content_levels import ContentLevels
 from dataplane.analysis.content_tuning import Content, content_profiles, judge_content, try_level

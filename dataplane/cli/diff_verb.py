@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
+
+from dataplane.cli.verb_parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("before", metavar="A", help="an image")
@@ -13,13 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the changed ranges and sizes as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Print the changed ranges; exit code 0 whether or not there are any."""
-    from dataplane.analysis.differing import compare
     from dataplane.cli.output import print_fields, print_json
     from dataplane.store.store import Store
 
     with Store.open(args.store) as store:
+        from dataplane.analysis.differing import compare
+
         found = compare(store, args.before, args.after)
         sizes = {
             "changed_size": found.changed_size,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
+
+from dataplane.cli.verb_parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Print what the kernels found."""
     import os
     import platform

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import thread_number
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ FORMATS = ("raw", "qcow2")
 PIPE_SIZE = 1 << 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("name", metavar="NAME", help="the image")
@@ -37,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sparse",
-        action=argparse.BooleanOptionalAction,
+        action="boolean",
         default=True,
         help="leave holes where the image is zero (on a device: free it), or occupy the disk there too"
         " (default: --sparse)",
     )
     parser.add_argument(
         "--sync",
-        action=argparse.BooleanOptionalAction,
+        action="boolean",
         default=True,
         help="wait until the disk has all of a file before it gets its name, or leave that to the system as cp does"
         " (default: --sync)",
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Export the image."""
     from dataplane.cli.output import print_json, say
     from dataplane.cli.sizes import human_size
@@ -112,7 +113,7 @@ def fields(result: ExportResult, target: str) -> dict[str, object]:
     }
 
 
-def standard_output(args: argparse.Namespace) -> BinaryIO:
+def standard_output(args: SimpleNamespace) -> BinaryIO:
     """Return standard output without a buffer, whose rest Python would write at exit; raises UsageError.
 
     A pipe is made as large as is allowed without asking.

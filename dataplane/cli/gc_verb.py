@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
 from dataplane.cli.sizes import parse_duration
+from dataplane.cli.verb_parser import VerbParser
 
 EPILOG = """\
 A collection looks twice. Packs of which no image, removed image within the undelete period, or export at work uses
@@ -13,7 +14,7 @@ condemned at least the grace period ago and is still unused. Then runs of like s
 removals go on meanwhile. What is deleted cannot be brought back; --dry-run shows what would be condemned."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.epilog = EPILOG
     parser.add_argument("store", metavar="STORE", help="the store's folder")
@@ -49,13 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Collect, and print what was done."""
     from dataplane.cli.output import print_fields, print_json
     from dataplane.store.store import Store
-    from dataplane.upkeep.gc import collect
 
     with Store.open(args.store) as store:
+        from dataplane.upkeep.gc import collect
+
         report = collect(
             store,
             dry_run=args.dry_run,

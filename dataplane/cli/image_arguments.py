@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 from dataplane.cli.sources import open_argument
 from dataplane.hints import TYPE_CHECKING
@@ -19,7 +19,7 @@ IMAGES_HELP = (
 PATTERN_MARKS = frozenset("*?[")
 
 
-def open_images(stack: ExitStack, words: list[str], args: argparse.Namespace) -> tuple[list[str], list[ImageSource]]:
+def open_images(stack: ExitStack, words: list[str], args: SimpleNamespace) -> tuple[list[str], list[ImageSource]]:
     """Open everything that `words` name and leave closing to `stack`; return names for people, and the sources.
 
     Raises SourceError, StoreError, NotFound or UsageError.

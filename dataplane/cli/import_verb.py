@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import SOURCE_HELP, add_source_arguments, open_argument
+from dataplane.cli.verb_parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
@@ -18,10 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Import the source and print its sizes."""
     from dataplane.cli.output import print_fields, print_json, size_fields
-    from dataplane.ingest.importing import import_image
     from dataplane.ingest.progress import Progress
     from dataplane.store.store import Store
 
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
         open_argument(args.source, args) as source,
         Reporter(args.progress, f"importing {args.name}", Progress()) as progress,
     ):
+        from dataplane.ingest.importing import import_image  # what is wrong with store or source is seen without it
+
         result = import_image(store, source, name=args.name, threads=args.threads, progress=progress)
     fields = {
         "name": result.name,

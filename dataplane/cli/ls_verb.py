@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
+
+from dataplane.cli.verb_parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Print one line an image."""
     from dataplane.cli.output import print_json, print_table, utc
     from dataplane.cli.sizes import human_size

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself is imported only by type checkers
     from collections.abc import Callable
     from importlib.metadata import EntryPoint
+    from typing import Any
 
 VERBS = {
     "init": "create a store",
@@ -84,21 +85,21 @@ def added_verbs() -> dict[str, EntryPoint]:
 def run_verb(name: str, arguments: list[str]) -> int:
     """Parse the verb's arguments and run it."""
     gc.set_threshold(COLLECTION_THRESHOLD)
-    from dataplane.cli.verb_parser import verb_parser
+    from dataplane.cli.verb_parser import VerbParser
 
+    parser: Any
     if name in VERBS:
-        from importlib import import_module
-
-        verb = import_module(f"dataplane.cli.{name}_verb")
-        summary = VERBS[name]
+        verb: Any = __import__(f"dataplane.cli.{name}_verb", fromlist=["run"])
+        parser = VerbParser(name, VERBS[name])
     else:
         entry = added_verbs().get(name)
         if entry is None:
             sys.stderr.write(f"dataplane: {name!r} is not a verb: run dataplane --help for the list\n")
             return 2
+        from dataplane.cli.full_parser import full_parser
+
         verb = entry.load()
-        summary = verb.help
-    parser = verb_parser(name, summary)
+        parser = full_parser(VerbParser(name, verb.help))
     verb.add_arguments(parser)
     return guarded(lambda: verb.run(parser.parse_args(arguments)))
 

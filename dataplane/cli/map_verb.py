@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 from dataplane.cli.image_arguments import IMAGES_HELP, open_images
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import human_size, parse_size
 from dataplane.cli.sources import add_source_arguments
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ MARKS = ".0#=+"
 LINE_CELLS = 64
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("source", metavar="SOURCE", nargs="+", help=f"one image: {IMAGES_HELP}")
     parser.add_argument(
@@ -35,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the map as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Read the image, and what it is held against, and print the map."""
-    from dataplane.analysis.mapping import map_disk
     from dataplane.cli.output import print_json
     from dataplane.errors import UsageError
     from dataplane.ingest.progress import Progress
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         if len(sources) != 1:
             raise UsageError(f"a map shows one image, not {len(sources)}: name the others behind --against")
         others, other_sources = open_images(stack, args.against, args)
+        from dataplane.analysis.mapping import map_disk
+
         with Reporter(args.progress, f"reading {names[0]}", Progress()) as progress:
             found = map_disk(
                 sources[0], other_sources,

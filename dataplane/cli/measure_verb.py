@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 from dataplane.cli.image_arguments import IMAGES_HELP, open_images
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import both_ways, parse_share, parse_size
 from dataplane.cli.sources import add_source_arguments
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dataplane.image_source import ImageSource
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("source", metavar="SOURCE", nargs="+", help=IMAGES_HELP)
     parser.add_argument(
@@ -34,9 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Measure every source and, when there are several, all of them together."""
-    from dataplane.analysis.measuring import Measurer
     from dataplane.cli.output import print_fields, print_json, size_fields
     from dataplane.ingest.progress import Progress
 
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         names, sources = open_images(stack, args.source, args)
         if args.sample is not None:
             return run_sampled(names, sources, args)
+        from dataplane.analysis.measuring import Measurer
+
         measurer = Measurer(sources, chunk_size=args.chunk_size, codec=args.codec)
         for name, source in zip(names, sources, strict=True):
             with Reporter(args.progress, f"measuring {name}", Progress()) as progress:
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_sampled(names: list[str], sources: list[ImageSource], args: argparse.Namespace) -> int:
+def run_sampled(names: list[str], sources: list[ImageSource], args: SimpleNamespace) -> int:
     """Measure with a sample, and print estimates with their intervals."""
     from dataplane.analysis.sampled_measuring import measure_sampled
     from dataplane.cli.output import print_json

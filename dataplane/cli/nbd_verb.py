@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from dataplane.cli.sizes import parse_size
+from dataplane.cli.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LISTEN_DEFAULT = "127.0.0.1:10809"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("name", metavar="NAME", help="the image")
@@ -33,11 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=parse_size, metavar="SIZE", help="with --overlay: how large the disk is to be at least"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--listen", metavar="HOST:PORT", default=LISTEN_DEFAULT, help=f"a TCP address (default: {LISTEN_DEFAULT})"
-    )
-    where.add_argument("--socket", metavar="PATH", help="a Unix socket instead")
+    listen = {"metavar": "HOST:PORT", "default": LISTEN_DEFAULT, "help": f"a TCP address (default: {LISTEN_DEFAULT})"}
+    socket = {"metavar": "PATH", "help": "a Unix socket instead"}
+    parser.add_exclusive((("--listen",), listen), (("--socket",), socket))
     parser.add_argument("--read-only", action="store_true", help="let nobody write")
     parser.add_argument("--tls-cert", metavar="FILE", help="a certificate (PEM): clients then have to encrypt")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Serve until a signal comes."""
     import asyncio
     import signal
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     raise Terminated
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: SimpleNamespace) -> None:
     """Raise UsageError for options that do not go together."""
     import os
 
@@ -99,7 +98,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def open_device(
-    stack: ExitStack, store: Store, args: argparse.Namespace, cache: ChunkCache, ranges: list[tuple[int, int]]
+    stack: ExitStack, store: Store, args: SimpleNamespace, cache: ChunkCache, ranges: list[tuple[int, int]]
 ) -> BlockDevice:
     """Open what is to be served, and leave closing to `stack`; raises what is wrong with it."""
     import os
@@ -138,7 +137,7 @@ def pool_finder(path: str) -> Callable[[bytes], Pool | None]:
 
 
 async def serve(
-    args: argparse.Namespace, device: BlockDevice, trace: BootTrace | None, ranges: list[tuple[int, int]]
+    args: SimpleNamespace, device: BlockDevice, trace: BootTrace | None, ranges: list[tuple[int, int]]
 ) -> int:
     """Serve a device until SIGINT or SIGTERM comes, and return which."""
     import asyncio
@@ -191,7 +190,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def tls_context(args: argparse.Namespace) -> SSLContext | None:
+def tls_context(args: SimpleNamespace) -> SSLContext | None:
     """Return how connections are encrypted, None when they are not. Raises UsageError."""
     if not args.tls_cert:
         return None

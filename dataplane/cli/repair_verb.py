@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import SOURCE_HELP, add_source_arguments, open_argument
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ stays hurt is named with the images and ranges it hurts, and the exit code is 3:
 the image. Importing the same data again heals as well, once repair has run."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.epilog = EPILOG
     parser.add_argument("store", metavar="STORE", help="the store's folder")
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Repair, and say what is left; exit code 3 when something stays hurt."""
     from dataplane.cli.exits import MISMATCH, OK
     from dataplane.cli.output import print_json
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return MISMATCH if report.hurt else OK
 
 
-def open_donors(args: argparse.Namespace, stack: ExitStack) -> list[Donor]:
+def open_donors(args: SimpleNamespace, stack: ExitStack) -> list[Donor]:
     """Return the donors that the options name; each source is opened once here, so that a wrong one is told at once."""
     from dataplane.store.store import Store
     from dataplane.upkeep.donors import Donor

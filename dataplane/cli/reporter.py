@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import threading
 from types import TracebackType
 
 from dataplane.cli.sizes import human_size
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.ingest.progress import Progress, ProgressSnapshot
 
 BAR_INTERVAL_S = 0.1
@@ -18,7 +18,7 @@ BAR_WIDTH = 24
 MODES = ("auto", "bar", "lines", "json", "none")
 
 
-def add_progress_argument(parser: argparse.ArgumentParser) -> None:
+def add_progress_argument(parser: VerbParser) -> None:
     """Add ``--progress``."""
     parser.add_argument(
         "--progress",

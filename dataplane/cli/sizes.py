@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
+from dataplane.cli.verb_parser import bad_value
 
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -15,7 +15,7 @@ def parse_size(text: str) -> int:
     unit = number[-1:] if number[-1:] in UNITS else ""
     digits = number.removesuffix(unit) if unit else number
     if not digits.isascii() or not digits.isdigit() or len(digits) > DIGITS_MAX:
-        raise ArgumentTypeError(f"{text!r} is not a size: write a number of bytes, or one with K, M, G or T")
+        raise bad_value(f"{text!r} is not a size: write a number of bytes, or one with K, M, G or T")
     return int(digits) << UNITS[unit]
 
 
@@ -27,7 +27,7 @@ def parse_share(text: str) -> float:
         share = 0.0
     if 0 < share <= 1:
         return share
-    raise ArgumentTypeError(f"{text!r} is not a share: write a percentage above 0% and at most 100%")
+    raise bad_value(f"{text!r} is not a share: write a percentage above 0% and at most 100%")
 
 
 def parse_duration(text: str) -> float:
@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
     number, unit = (text[:-1], text[-1]) if text[-1:] in DURATIONS else (text, "s")
     if number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX:
         return float(int(number) * DURATIONS[unit])
-    raise ArgumentTypeError(f"{text!r} is not a duration: write a number with s, m, h or d")
+    raise bad_value(f"{text!r} is not a duration: write a number with s, m, h or d")
 
 
 def human_size(size: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sources import thread_number
+from dataplane.cli.verb_parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("overlay", metavar="OVERLAY", help="the disk: what dataplane nbd --overlay names")
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Take the snapshot and print its sizes."""
     import time
 

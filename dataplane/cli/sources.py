@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
+from dataplane.cli.verb_parser import VerbParser, bad_value
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ FORMATS = ("auto", "raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi")
 """Those of ``dataplane.formats.probe``, written out because importing it costs start-up time."""
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+def add_source_arguments(parser: VerbParser) -> None:
     """Add the options that go with a SOURCE."""
     parser.add_argument(
         "--format",
@@ -51,10 +52,10 @@ def thread_number(text: str) -> int:
     """Return a number of threads from 1 to 256; raises ArgumentTypeError for anything else."""
     if text.isascii() and text.isdigit() and 1 <= int(text) <= 256:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads from 1 to 256")
+    raise bad_value(f"{text!r} is not a number of threads from 1 to 256")
 
 
-def open_argument(location: str, args: argparse.Namespace) -> ImageSource:
+def open_argument(location: str, args: SimpleNamespace) -> ImageSource:
     """Open a SOURCE as the options say; raises SourceError or UsageError."""
     from dataplane.errors import UsageError
     from dataplane.formats.probe import open_source

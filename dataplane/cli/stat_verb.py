@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataplane.store.store import Store
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("name", metavar="NAME", nargs="?", help="an image; without it the whole store is shown")
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the sizes as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Print the sizes."""
     from dataplane.cli.output import print_fields, print_json
     from dataplane.errors import UsageError

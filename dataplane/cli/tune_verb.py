@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 from dataplane.cli.image_arguments import IMAGES_HELP, open_images
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import both_ways, human_size, parse_size
 from dataplane.cli.sources import add_source_arguments
+from dataplane.cli.verb_parser import VerbParser, bad_value
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ CONTENT_MARK = "~"
 """Stands before the sizes of content-defined chunks."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("source", metavar="SOURCE", nargs="+", help=IMAGES_HELP)
     parser.add_argument(
@@ -76,10 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Read every source once and print the answer; 6 when a threshold is not met, 130 when interrupted."""
-    from dataplane.analysis.tune_fields import tune_fields
-    from dataplane.analysis.tuning import TuneOptions, Tuner
     from dataplane.cli.exits import INTERRUPTED, OK, THRESHOLD
     from dataplane.cli.output import print_json
     from dataplane.errors import UsageError
@@ -87,12 +86,15 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.ci and (args.min_ratio is not None or args.max_index is not None):
         raise UsageError("--min-ratio and --max-index go with --ci")
-    options = TuneOptions(
-        chunk_sizes=args.chunk_sizes, codecs=args.codecs, sample=args.sample, ram=args.ram, weights=args.weights,
-        cdc=args.cdc, trace=read_trace(args.trace) if args.trace else (),
-    )  # fmt: skip
     with ExitStack() as stack:
         names, sources = open_images(stack, args.source, args)
+        from dataplane.analysis.tune_fields import tune_fields
+        from dataplane.analysis.tuning import TuneOptions, Tuner
+
+        options = TuneOptions(
+            chunk_sizes=args.chunk_sizes, codecs=args.codecs, sample=args.sample, ram=args.ram, weights=args.weights,
+            cdc=args.cdc, trace=read_trace(args.trace) if args.trace else (),
+        )  # fmt: skip
         tuner = Tuner(names, sources, options, args.threads)
         complete = read_all(tuner, names, args)
         with Reporter(args.progress, "compressing samples", Progress()) as progress:
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     return THRESHOLD if problems else OK
 
 
-def read_all(tuner: Tuner, names: list[str], args: argparse.Namespace) -> bool:
+def read_all(tuner: Tuner, names: list[str], args: SimpleNamespace) -> bool:
     """Read the sources; an interrupt ends that, and what was read until then is kept. Return whether all was read."""
     import signal
 
@@ -315,9 +317,7 @@ def parse_chunk_sizes(text: str) -> tuple[int, ...]:
         found = tuple(sorted({parse_size(part) for part in text.split(",")}))
         if all(size & (size - 1) == 0 and 1 << 12 <= size <= 1 << 22 for size in found):
             return found
-    raise argparse.ArgumentTypeError(
-        f"{text!r} are not chunk sizes: write 4K..4M, or 16K,64K (powers of two, 4K to 4M)"
-    )
+    raise bad_value(f"{text!r} are not chunk sizes: write 4K..4M, or 16K,64K (powers of two, 4K to 4M)")
 
 
 def parse_rate(text: str) -> int:
@@ -325,7 +325,7 @@ def parse_rate(text: str) -> int:
     number = text.removeprefix("1/")
     rate = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
     if rate < 1 or rate & (rate - 1) or rate > 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: write 1/64, with a power of two up to 1/1048576")
+        raise bad_value(f"{text!r} is not a rate: write 1/64, with a power of two up to 1/1048576")
     return rate
 
 
@@ -343,7 +343,7 @@ def parse_weights(text: str) -> dict[str, float]:
         or not all(0 <= value < 1e6 for value in weights.values())
         or not any(weights.values())
     ):
-        raise argparse.ArgumentTypeError(f"{text!r} are not weights: write {','.join(f'{axis}=1' for axis in AXES)}")
+        raise bad_value(f"{text!r} are not weights: write {','.join(f'{axis}=1' for axis in AXES)}")
     return weights
 
 

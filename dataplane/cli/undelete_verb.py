@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
+
+from dataplane.cli.verb_parser import VerbParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("name", metavar="NAME", help="the image; when it was removed several times, the last one")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Pin the image again."""
     from dataplane.cli.output import say
     from dataplane.store.store import Store

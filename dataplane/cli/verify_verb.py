@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from types import SimpleNamespace
 
 from dataplane.cli.reporter import Reporter, add_progress_argument
 from dataplane.cli.sizes import human_size, parse_duration, parse_share
 from dataplane.cli.sources import thread_number
+from dataplane.cli.verb_parser import VerbParser
 from dataplane.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from dataplane.upkeep.scrub import ScrubReport
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: VerbParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("store", metavar="STORE", help="the store's folder")
     parser.add_argument("name", metavar="NAME", nargs="?", help="an image; without it everything is read")
@@ -35,16 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: SimpleNamespace) -> int:
     """Scrub, and name what is hurt; exit code 3 when anything is."""
     from dataplane.cli.exits import MISMATCH, OK
     from dataplane.cli.output import print_json
     from dataplane.ingest.progress import Progress
     from dataplane.store.store import Store
-    from dataplane.upkeep.hurt_images import hurt_images
-    from dataplane.upkeep.scrub import scrub
 
     with Store.open(args.store) as store:
+        from dataplane.upkeep.hurt_images import hurt_images
+        from dataplane.upkeep.scrub import scrub
+
         with Reporter(args.progress, f"verifying {args.name or args.store}", Progress()) as progress:
             report = scrub(
                 store,

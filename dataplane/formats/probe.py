@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -21,7 +20,8 @@ _FORMATS_REFUSED = frozenset(("qed", "qcow", "parallels"))
 _FORMATS_BELOW = {None: "auto", "": "auto", "file": "raw", "host_device": "raw", "vpc": "vhd"}
 """What headers call formats that have another name here."""
 
-_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*)://"
+_SCHEME_MARKS = frozenset("+.-")
+"""What a URL's scheme has beside letters and digits of ASCII."""
 
 
 def open_source(
@@ -97,16 +97,23 @@ def _open_reader(
     ca_file: Location | None,
 ) -> ByteReader:
     path = os.fspath(location)
-    scheme = re.match(_SCHEME, path) if "://" in path else None
+    scheme = _scheme(path)
     if scheme is None:
         from dataplane.readers.file import FileReader
 
         return FileReader(path)
-    if scheme[1].lower() not in ("http", "https"):
-        raise SourceUnavailable(f"a source with the scheme {scheme[1]}:// is not read; give a path or an http(s) URL")
+    if scheme.lower() not in ("http", "https"):
+        raise SourceUnavailable(f"a source with the scheme {scheme}:// is not read; give a path or an http(s) URL")
     from dataplane.readers.http import HttpReader
 
     return HttpReader(path, allow_source=allow_source, allow_http=allow_http, timeout_s=timeout_s, ca_file=ca_file)
+
+
+def _scheme(path: str) -> str | None:
+    """Return what stands before the first ``://`` when it is a scheme, None for a path."""
+    scheme, mark, _ = path.partition("://")
+    plain = all(sign.isascii() and (sign.isalnum() or sign in _SCHEME_MARKS) for sign in scheme)
+    return scheme if mark and plain and scheme[:1].isalpha() else None
 
 
 def _open_format(reader: ByteReader, format: str, extras: Extras) -> ImageSource:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from dataplane.dataclass import dataclass
 from dataplane.limits import SECTOR_SIZE
 
@@ -71,7 +69,11 @@ class Pattern:
 
     def matches(self, data: bytes) -> bool:
         """Tell whether `data` begins like this."""
-        return data[:1] in self.first and re.match(self.expression, data) is not None
+        if data[:1] not in self.first:
+            return False
+        import re  # which takes longer to import than a disk's first bytes to read
+
+        return re.match(self.expression, data) is not None
 
 
 _PATTERNS = (
