@@ -25,8 +25,6 @@ SLICE_KEYS = 1 << 18
 SORT_ALONE_MAX = 1 << 14
 """Fewer keys are sorted in less time than a thread takes to start."""
 
-HIGH_BIT = np.uint64(1 << 63)
-
 IMAGES_MAX = 1024
 """Sources in one run: their number takes ten of the 64 bits of a key at most."""
 
