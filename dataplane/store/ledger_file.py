@@ -159,6 +159,7 @@ def open_database(address: str, *, uri: bool = False) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA temp_store=MEMORY")  # confined processes may not make files elsewhere
     except (sqlite3.Error, UnicodeDecodeError):
         connection.close()
         raise

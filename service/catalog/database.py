@@ -135,6 +135,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    # What undoes the changes since a savepoint goes to a file in /tmp once it is 64 KiB, which confined workers may not
+    # make: the operation would end with "unable to open database file".
+    cursor.execute("PRAGMA temp_store = MEMORY")
     cursor.execute("PRAGMA secure_delete = ON")  # a sealed source leaves no trace once its operation is done
     cursor.close()
 

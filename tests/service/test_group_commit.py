@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -136,3 +137,21 @@ def test_lock_that_is_never_let_go_is_busy(database: Database, tmp_path: Path, m
     other.close()
     database.write(lambda tx: tx.execute(sa.insert(TABLE).values(n=2)))
     assert numbers(database) == [2]
+
+
+def temporary_files() -> list[str]:
+    """Return SQLite's temporary files that this process has open; they have no names any more."""
+    links = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [link for link in links if "etilqs" in link]
+
+
+def test_large_change_makes_no_file_elsewhere(database: Database) -> None:
+    """Workers are confined to their folders, and undoing takes more than SQLite keeps in memory by itself."""
+    database.write(lambda tx: tx.execute(sa.insert(TABLE), [{"n": number} for number in range(100_000)]))
+
+    def work(tx: sa.Connection) -> list[str]:
+        tx.execute(sa.delete(TABLE).where(TABLE.c.n % 2 == 0))
+        return temporary_files()
+
+    assert database.write(work) == []
+    assert len(numbers(database)) == 50_000
