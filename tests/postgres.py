@@ -18,7 +18,7 @@ import psycopg
 
 START_TIMEOUT_S = 60.0
 
-CHOICE = "DATAPLANE_TEST_POSTGRESQL"
+CHOICE = "TEST_POSTGRESQL"
 """The variable that makes tests of stores and of the service use PostgreSQL: the URL of any database there."""
 
 

@@ -195,8 +195,7 @@ def settle(server: Serving, customers: Customers) -> None:
 
 
 def unfinished(store: Path) -> int:
-    database = Database.at_path(store / "ledger.sqlite3")
-    with contextlib.closing(database), database.read() as tx:
+    with Store.open(store) as opened, contextlib.closing(Database.beside(opened)) as database, database.read() as tx:
         undone = sa.select(sa.func.count()).where(schema.operations.c.done.is_(sa.false()))
         return int(tx.execute(undone).scalar_one())
 
@@ -204,8 +203,7 @@ def unfinished(store: Path) -> int:
 def check_nothing_is_left(data: Path, figures: Figures) -> dict[str, bytes]:
     """Compare catalogue and store after all has ended; return the READY images and their roots."""
     path = data / "store"
-    database = Database.at_path(path / "ledger.sqlite3")
-    with contextlib.closing(database), database.read() as tx:
+    with Store.open(path) as store, contextlib.closing(Database.beside(store)) as database, database.read() as tx:
         rows = tx.execute(sa.select(schema.images)).mappings().all()
         ended = tx.execute(sa.select(schema.operations)).mappings().all()
         leases = tx.exec_driver_sql("SELECT count(*) FROM leases").scalar()

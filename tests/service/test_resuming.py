@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dataplane import Store
 from dataplane.ingest import importing
+from dataplane.store.checkpoints import checkpoints
 from service._pb.yandex.cloud.compute.v1 import image_pb2
 from tests.service.serving import Serving, serve
 from tests.service.web import Web, serving
@@ -45,8 +45,8 @@ def web() -> Iterator[Web]:
 
 def rows(server: Serving) -> list[tuple[str, int]]:
     """Return owner and position of every checkpoint."""
-    with contextlib.closing(sqlite3.connect(server.store / "ledger.sqlite3", timeout=30)) as connection:
-        return connection.execute("SELECT owner, position FROM checkpoints").fetchall()
+    with Store.open(server.store) as store:
+        return [(one.owner, one.position) for one in checkpoints(store.ledger)]
 
 
 def held_import(server: Serving, web: Web, path: str) -> tuple[str, int]:
