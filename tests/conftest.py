@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from tests.faults.figures import Figures
 # Examples take as long as the machine is busy.
 settings.register_profile("dataplane", deadline=None)
 settings.load_profile("dataplane")
+
+# A shell starts what it puts in the background with SIGINT ignored, and children inherit that; tests send it to them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = pytest.StashKey[Figures]()

@@ -134,7 +134,7 @@ def test_two_imports_of_one_source_at_once_both_succeed(server: Serving, web: We
 
 
 def test_progress_is_live_and_ends_with_the_operation(server: Serving, web: Web, disk: Disk) -> None:
-    uri = web.add("/live.raw", disk.raw, rate=30 * MIB)
+    uri = web.add("/live.raw", disk.raw, rate=3 * MIB)
     operation = server.create(uri, folder_id="live")
     seen = list(server.details.WatchProgress(details.WatchProgressRequest(operation_id=operation.id), timeout=120))
     assert seen[-1].done
