@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,27 +14,13 @@ from benchmarks import inputs
 from benchmarks.beside import THREADS, Beside, Goal
 from benchmarks.conftest import read_anew
 from benchmarks.decoding import DecodeAlone
-from dataplane.formats.probe import open_source
 from dataplane.ingest.exporting import export_image, export_stream
-from dataplane.ingest.importing import import_image
 from dataplane.store.store import Store
 
 RAW_GOAL = Goal("export to raw, sparse, beside decoding and hashing alone", "at least", 0.8)
 QEMU_GOAL = Goal(
     "seconds of an export to raw, whole process, over those of qemu-img convert from zstd qcow2", "at most", 1
 )
-
-
-@pytest.fixture(scope="module")
-def store(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store of the usual kind with the disk as image ``disk``, in the page cache."""
-    folder = tmp_path_factory.mktemp("export")
-    with Store.create(folder / "store") as store, open_source(str(disk)) as source:
-        import_image(store, source, name="disk", threads=THREADS)
-        for pack in store.layout.packs.rglob("*.pack"):
-            read_anew(pack)
-        yield store
-    shutil.rmtree(folder)
 
 
 class Exports:

@@ -35,18 +35,6 @@ LINEAR_GOAL = Goal("seconds for a byte of a snapshot of 256 MiB changed, over th
 RANDOM_READS = 20_000
 
 
-@pytest.fixture(scope="module")
-def store(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store with the disk as image ``disk``, in the page cache."""
-    folder = tmp_path_factory.mktemp("nbd")
-    with Store.create(folder / "store") as store, open_source(str(disk)) as source:
-        import_image(store, source, name="disk", threads=THREADS)
-        for pack in store.layout.packs.rglob("*.pack"):
-            read_anew(pack)
-        yield store
-    shutil.rmtree(folder)
-
-
 @contextmanager
 def served(store: Store, *options: str) -> Iterator[str]:
     """Serve the image; give the URL."""

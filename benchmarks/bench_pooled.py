@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.beside import THREADS, Beside, Goal
+from benchmarks.beside import Beside, Goal
 from benchmarks.conftest import read_anew
 from dataplane.disks.chunk_cache import ChunkCache
 from dataplane.disks.disk import open_disk
 from dataplane.disks.pinning import create_disk, delete_disk
 from dataplane.disks.pool import build_pool, open_pool
-from dataplane.formats.probe import open_source
-from dataplane.ingest.importing import import_image
 from dataplane.limits import KIB, MIB
 from dataplane.store.store import Store
 
@@ -29,18 +26,6 @@ POOL_SIZE = 64 * MIB
 READ_SIZE = 128 * KIB
 READS = 400
 """What a guest's read-ahead asks for at a time, and how often: 50 MiB, as much as a small boot reads."""
-
-
-@pytest.fixture(scope="module")
-def store(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store with the disk as image ``disk``, in the page cache."""
-    folder = tmp_path_factory.mktemp("pooled")
-    with Store.create(folder / "store") as store, open_source(str(disk)) as source:
-        import_image(store, source, name="disk", threads=THREADS)
-        for pack in store.layout.packs.rglob("*.pack"):
-            read_anew(pack)
-        yield store
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def test_process_analysis(beside: Beside, disk: Path, tmp_path: Path, reader: Re
     beside(
         lambda: quietly(measuring(disk)), lambda: quietly(reader.command(disk, tmp_path)),
         named=reader.name, size=size, rounds=5, before=lambda: clear(tmp_path), goal=reader.goal,
+        elsewhere=True,
     )  # fmt: skip
 
 

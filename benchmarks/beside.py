@@ -75,7 +75,7 @@ class Beside:
 
         `size` is how many bytes the subject works on, `baseline_size` how many the baseline (the same, unless given):
         the ratio is then one of rates. Without a size it is subject's seconds over baseline's. `before` prepares a
-        round. `elsewhere` says that servers do the work, whose processor time this process does not know.
+        round. `elsewhere` says that other processes do the work, whose processor time is not known here.
         """
         baseline_times: list[float] = []
         baseline_cpu: list[float] = []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import inputs
-from benchmarks.beside import Beside, Result
+from benchmarks.beside import THREADS, Beside, Result
 from benchmarks.report import tables
 from dataplane.engine.plan import Plan
 from dataplane.engine.scan import ChunkState
@@ -18,7 +20,9 @@ from dataplane.engine.table import DigestTable
 from dataplane.engine.window import Window
 from dataplane.extent import WINDOW_SIZE
 from dataplane.formats.probe import open_source
+from dataplane.ingest.importing import import_image
 from dataplane.limits import CHUNK_SIZE_DEFAULT, DECODED_SIZE_MAX, MIB
+from dataplane.store.store import Store
 
 DISK_SIZE = int(os.environ.get("DATAPLANE_BENCH_MIB", "2048")) * MIB
 """Bytes of the disk that whole paths are measured on, half of it files; a smaller one is for trying things out."""
@@ -38,6 +42,18 @@ def disk() -> Path:
     path = inputs.corpus_disk(DISK_SIZE)
     read_anew(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def store(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store of the usual kind with the disk as image ``disk``, in the page cache."""
+    folder = tmp_path_factory.mktemp("store")
+    with Store.create(folder / "store") as store, open_source(str(disk)) as source:
+        import_image(store, source, name="disk", threads=THREADS)
+        for pack in store.layout.packs.rglob("*.pack"):
+            read_anew(pack)
+        yield store
+    shutil.rmtree(folder)
 
 
 def read_anew(path: Path) -> None:
