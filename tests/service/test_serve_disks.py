@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from service._pb.yandex.cloud.compute.v1 import disk_service_pb2 as disks
 from service._pb.yandex.cloud.compute.v1 import image_service_pb2 as images
 from service._pb.yandex.cloud.compute.v1 import snapshot_service_pb2 as snapshots
 from service._pb.yandex.cloud.operation import operation_pb2
+from service.catalog.database import Database
 from tests.disks import MIB, disk_bytes
 from tests.service.serving import DATAPLANE, Serving, serve
 from tests.service.web import Web, serving
@@ -201,7 +204,7 @@ def test_disk_that_a_worker_has_open_for_a_snapshot_refuses_sensibly_and_recover
         worker = server.worker_of(operation.id)
         while not is_locked(server, disk.id):
             assert not server.operation(operation.id).done
-        os.kill(worker, signal.SIGSTOP)
+        stop_between_changes(server, worker)
         try:
             calls: list[Callable[[], object]] = [
                 lambda: snapshot(server, disk.id),
@@ -226,6 +229,19 @@ def test_disk_that_a_worker_has_open_for_a_snapshot_refuses_sensibly_and_recover
         assert image_of(server, disk_id=disk.id).min_disk_size == 128 * MIB
         assert server.disks.Delete(disks.DeleteDiskRequest(disk_id=disk.id)).done
         assert not folder_of(server, disk.id).exists()
+
+
+def stop_between_changes(server: Serving, pid: int) -> None:
+    """Stop a process while it holds no lock of the catalogue: SQLite has one for all, which it would keep."""
+    with Store.open(server.store) as store, contextlib.closing(Database.beside(store)) as catalogue:
+        catalogue.write(lambda _tx: stop(pid))
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and return once it is."""
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
 
 
 def is_locked(server: Serving, disk_id: str) -> bool:
