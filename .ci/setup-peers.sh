@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what benchmarks/peers.py compares with, as far as this Debian has it; no part of setup.
+# Installs what benchmarks compare with, as far as this Debian has it; no part of setup.
 set -eu
 
 missing=()
-for package in borgbackup restic casync bup zstd vdo qemu-utils; do
+for package in borgbackup restic casync bup zstd vdo qemu-utils fio; do
     dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' && continue
     if [ -n "$(apt-cache --quiet=0 search --names-only "^$package\$" 2>/dev/null)" ]; then
         missing+=("$package")

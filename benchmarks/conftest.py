@@ -62,12 +62,7 @@ def read_anew(path: Path) -> None:
     What writing left in the cache lies in small pages, what reading brought in lies in large ones: the state has to be
     the same in every run. What difference it makes is in docs/performance.md.
     """
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)  # only clean pages can be dropped
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
+    inputs.drop(path)
     inputs.warm(path)
 
 

@@ -90,6 +90,16 @@ def convert(
     return target
 
 
+def drop(path: Path) -> None:
+    """Take a file out of the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)  # only clean pages can be dropped
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def warm(path: Path) -> int:
     """Read `path` through once, so that a measurement finds it in the page cache; return its size in bytes."""
     buffer = bytearray(MIB)
