@@ -22,7 +22,7 @@ FILE_SYSTEMS = {
 }
 IOC_SHUTDOWN = 0x8004587D
 SHUTDOWN_NOLOGFLUSH = 2
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 1 << 14, 1 << 18
+CLONE_FS, CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00000200, 0x00020000, 1 << 14, 1 << 18
 
 
 class LibC:
@@ -58,6 +58,7 @@ def private_mounts() -> Iterator[None]:
             LIBC.mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
             yield
         finally:
+            LIBC.unshare(CLONE_FS)  # setns refuses a thread that shares it with one that was started meanwhile
             LIBC.setns(before.fileno(), CLONE_NEWNS)
 
 
