@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from mapped cimport dp_map, dp_mapping, dp_mapping_begin, dp_thread_seconds, dp_unmap
+from mapped cimport dp_let_go, dp_look_at, dp_mapping_begin, dp_thread_seconds, dp_unmap
 
 from dataplane._native.blockio cimport END_OF_FILE, pread_full, pread_some
 from dataplane._native.codec cimport RAW, Decoder
@@ -89,6 +89,7 @@ cdef class Window:
     def __dealloc__(self):
         free(self.encoded)
         free(self.decoded)
+        dp_unmap(&self.mapping)
 
     @property
     def plain(self) -> memoryview:
@@ -335,18 +336,17 @@ cdef class Window:
         cdef Py_ssize_t first = start // self.chunk_size
         cdef Py_ssize_t count = (stop - start) // self.chunk_size
         cdef int64_t length = count * self.chunk_size
-        cdef dp_mapping mapping
         cdef const uint8_t* bytes
         if count == 0:
             return 0
         self.scan_until(first)
-        bytes = dp_map(&mapping, fd, shift + start, length)
+        bytes = dp_look_at(&self.mapping, fd, shift + start, length)
         if bytes == NULL:
             return 0
         memset(&self._states[0] + first, LOADED, count)
         scan_loaded(bytes, count, self.chunk_size, self.digest_size, self.key,
                     &self._digests[0] + first * self.digest_size, &self._states[0] + first)
-        if not dp_unmap(&mapping):  # reading it will tell what is wrong
+        if not dp_let_go(&self.mapping):  # reading it will tell what is wrong
             memset(&self._states[0] + first, ABSENT, count)
             memset(&self._digests[0] + first * self.digest_size, 0, count * self.digest_size)
             return 0

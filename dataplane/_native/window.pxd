@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+from mapping cimport dp_mapping
+
 from dataplane._native.codec cimport Decoder
 from dataplane._native.plan cimport ExtentRow, Plan, PlanWindow
 
@@ -51,6 +53,7 @@ cdef class Window:
     cdef int64_t decoded_source
     cdef int64_t decoded_length
     cdef bint scan_only
+    cdef dp_mapping mapping
     cdef readonly int64_t mapped_bytes
     cdef int trials
     cdef int copies_left
