@@ -65,6 +65,7 @@ cdef class Sweep(Walk):
         cdef int64_t at
         cdef int result
         for i in range(window.chunk_count):
+            self.table.fetch_ahead(&window._digests[0], &window._states[0], i, window.chunk_count)
             if window._states[i] == DATA:
                 result = self.table.insert(&window._digests[i * window.digest_size])
                 if result < 0:

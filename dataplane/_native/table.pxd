@@ -19,5 +19,7 @@ cdef struct Shard:
 cdef class DigestTable:
     cdef Shard[SHARD_COUNT] shards
     cdef readonly int key_size
+    cdef void fetch_ahead(self, const uint8_t* digests, const uint8_t* states, Py_ssize_t i,
+                          Py_ssize_t count) noexcept nogil
     cdef int insert(self, const uint8_t* key) noexcept nogil  # 1 new, 0 present, -1 out of memory
     cdef bint contains(self, const uint8_t* key) noexcept nogil
