@@ -29,15 +29,18 @@ def select_chunks(const uint8_t[::1] ids not None, const int64_t[::1] offsets no
     The columns describe the chunks of one pack: 32 bytes of id, offset in the pack, stored and plain length, in bytes.
     Chosen are those in `wanted` (all, without one), and of these a `share` from 0 to 1 that `seed` picks. Chunks that
     decode to `chunk_size` bytes become DATA extents of `reader`, laid side by side from `position` of a made-up disk;
-    the batch is None when there are none. Chunks of other sizes (manifest pages and roots) are only named.
+    neighbours in the pack that are not compressed share one. The batch is None when there are none. Chunks of other
+    sizes (manifest pages and roots) are only named.
 
     Raises ValueError when the columns differ in length or hold negative offsets.
     """
     cdef Py_ssize_t count = stored_lengths.shape[0]
     cdef Py_ssize_t made = 0
+    cdef Py_ssize_t rows = 0
     cdef Py_ssize_t i
     cdef uint64_t limit = UINT64_MAX if share >= 1 else <uint64_t> (share * 18446744073709549568.0)
     cdef ExtentRow* row
+    cdef ExtentRow* last = NULL  # the row before, when it is not compressed
     if ids.shape[0] != ID_SIZE * count or plain_lengths.shape[0] != count or offsets.shape[0] != count:
         raise ValueError("the columns of a pack differ in length")
     if not 0 <= share <= 1 or chunk_size < 1 or position < 0:
@@ -57,8 +60,15 @@ def select_chunks(const uint8_t[::1] ids not None, const int64_t[::1] offsets no
         if plain_lengths[i] != chunk_size:
             others.append(i)
             continue
-        row = <ExtentRow*> &cells[made * (sizeof(ExtentRow) // sizeof(int64_t))]
-        row.offset = position + made * chunk_size
+        memcpy(kept + ID_SIZE * made, &ids[ID_SIZE * i], ID_SIZE)
+        made += 1
+        if last != NULL and stored_lengths[i] == chunk_size and offsets[i] - last.source_length == last.source_offset:
+            last.length += chunk_size
+            last.source_length += chunk_size
+            continue
+        row = <ExtentRow*> &cells[rows * (sizeof(ExtentRow) // sizeof(int64_t))]
+        rows += 1
+        row.offset = position + (made - 1) * chunk_size
         row.length = chunk_size
         row.kind = DATA_EXTENT
         row.codec = RAW if stored_lengths[i] == plain_lengths[i] else ZSTD
@@ -67,11 +77,10 @@ def select_chunks(const uint8_t[::1] ids not None, const int64_t[::1] offsets no
         row.source_length = stored_lengths[i]
         if row.codec == ZSTD:
             row.decoded_length = chunk_size
-        memcpy(kept + ID_SIZE * made, &ids[ID_SIZE * i], ID_SIZE)
-        made += 1
+        last = row if row.codec == RAW else NULL
     del cells
     if made == 0:
         return None, b"", others
-    cells_used = made * (sizeof(ExtentRow) // sizeof(int64_t))
-    batch = memoryview(flat)[:cells_used].cast("B").cast("q", (made, sizeof(ExtentRow) // sizeof(int64_t)))
+    cells_used = rows * (sizeof(ExtentRow) // sizeof(int64_t))
+    batch = memoryview(flat)[:cells_used].cast("B").cast("q", (rows, sizeof(ExtentRow) // sizeof(int64_t)))
     return batch, bytes(chosen[: ID_SIZE * made]), others

@@ -2,7 +2,8 @@
 
 Count files say for each chunk how many roots use it and the sum of those roots' numbers: when one root is left, the sum
 is its number. A root that comes or goes looks its own chunks up there, adjusts what other roots have to themselves, and
-adds a file of its own differences. Files are merged like runs. The ledger names the files and the roots they count in
+adds a file of its own differences. Files are merged like runs; a new one most of whose ids are in others is merged at
+once, since versions of a disk then cost what they do not share. The ledger names the files and the roots they count in
 one transaction; roots that are pinned but not counted, or the reverse, are what there is left to do, so a crash, or a
 program that does not count, only leaves work. Everything here is derived: when it is lost or damaged it is made anew.
 """
@@ -38,7 +39,7 @@ from dataplane.store.counted_roots import (
 from dataplane.store.layout import naming, sync_folder
 from dataplane.store.lease import Lease
 from dataplane.store.ledger import object_name
-from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, merged_pieces, pick_group
+from dataplane.store.merging import MERGED_ENTRIES_MAX, PIECE_ENTRIES, TIER_FACTOR, merged_pieces, pick_group
 from dataplane.store.run_file import write_entries
 from dataplane.store.runs import Index, map_file, open_run
 from dataplane.store.sql import SqlConnection
@@ -115,18 +116,19 @@ class Counting:
                 return
             for counted in leaving:
                 try:
-                    self._count(counted.root, counted.domain, counted.number, leaving=True)
+                    alike = self._count(counted.root, counted.domain, counted.number, leaving=True)
                 except Corrupt as error:  # what it used cannot be told any more
                     raise CountsDamaged(str(error)) from error
-                self._merge(entries_max)
+                self._merge(entries_max, alike)
             for root, domain in joining:
                 try:
-                    self._count(root, domain, self._next_number(), leaving=False)
+                    alike = self._count(root, domain, self._next_number(), leaving=False)
                 except CountsDamaged:
                     raise
                 except Corrupt:
                     self._skipped.add((root, domain))
-                self._merge(entries_max)
+                else:
+                    self._merge(entries_max, alike)
 
     def _next_number(self) -> int:
         ((number,),) = self._store.ledger.query("SELECT COALESCE(MAX(number), 0) + 1 FROM counted_roots")
@@ -149,8 +151,9 @@ class Counting:
             opened.append(open_run(data, layout, b""))
         return opened
 
-    def _count(self, root: bytes, domain: str, number: int, *, leaving: bool) -> None:
-        """Count the chunks of a root in or out, durably."""
+    def _count(self, root: bytes, domain: str, number: int, *, leaving: bool) -> bytes | None:
+        """Count the chunks of a root in or out, durably; return the new count file when most of its ids are in others
+        too."""
         import tempfile  # it costs start-up time, and every import of an image loads this module
 
         store = self._store
@@ -171,6 +174,8 @@ class Counting:
             self._lease.check(connection)
             note_difference(connection, store.ledger.name, root, domain, number, difference, leaving=leaving)
             note_files(connection, names, [])
+        known = difference.entries if leaving else difference.entries - difference.used_chunks
+        return names[0][0] if names and 2 * known >= difference.entries else None
 
     def _look_up(self, ids: memoryview, counts: list[Run], index: Index, number: int, leaving: bool) -> Change:
         try:
@@ -209,18 +214,29 @@ class Counting:
         sync_folder(layout.counts)
         return [(name, entries)]
 
-    def _merge(self, entries_max: int) -> None:
+    def _merge(self, entries_max: int, alike: bytes | None) -> None:
+        """Merge the file `alike`, if any, with one that is no more than TIER_FACTOR times as long, and tiers that are
+        full, while that makes no more than `entries_max` entries."""
+        if alike is not None:
+            sizes = self._names()
+            most = min(TIER_FACTOR * sizes[alike], entries_max - sizes[alike])
+            others = [name for name, entries in sizes.items() if name != alike and entries <= most]
+            if others:  # the longest comes first
+                self._merge_group([others[0], alike])
         while group := pick_group(self._names(), entries_max):
-            runs = self._open(group)
-            try:
-                names = self._write(RunMerge(runs).count(), merged_pieces(RunMerge(runs)))
-            except RunCorrupt as error:
-                raise CountsDamaged(f"count file {group[error.run].hex()} is damaged at {error.offset}") from error
-            with self._store.ledger.transaction() as connection:
-                self._lease.check(connection)
-                note_files(connection, names, group)
-            for name in set(group) - {name for name, _ in names}:
-                self._store.layout.count_file(name).unlink(missing_ok=True)
+            self._merge_group(group)
+
+    def _merge_group(self, group: list[bytes]) -> None:
+        runs = self._open(group)
+        try:
+            names = self._write(RunMerge(runs).count(), merged_pieces(RunMerge(runs)))
+        except RunCorrupt as error:
+            raise CountsDamaged(f"count file {group[error.run].hex()} is damaged at {error.offset}") from error
+        with self._store.ledger.transaction() as connection:
+            self._lease.check(connection)
+            note_files(connection, names, group)
+        for name in set(group) - {name for name, _ in names}:
+            self._store.layout.count_file(name).unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:
         """Remove what a crash left: nobody else moves count files into place while the lock is held."""

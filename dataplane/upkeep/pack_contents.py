@@ -74,17 +74,19 @@ class PackPiece:
         assert self.batch is not None  # noqa: S101 - a window comes from the batch
         flat = self.batch.cast("B").cast("q")
         width = len(Extent._fields)
-        first = (offset - self.offset) // chunk_size
-        for i in range(first, first + -(-length // chunk_size)):
-            row = Extent(*flat[i * width : (i + 1) * width])
-            id = self.ids[i * fmt.ID_SIZE : (i + 1) * fmt.ID_SIZE]
-            yield StoredObject(
-                pack=self.pack,
-                id=id,
-                offset=row.source_offset,
-                stored_length=row.source_length,
-                plain_length=chunk_size,
-            )
+        for i in range(0, len(flat), width):
+            row = Extent(*flat[i : i + width])
+            stored_length = min(row.source_length, chunk_size)  # rows of several chunks are not compressed
+            for skipped in range(0, row.length, chunk_size):
+                if offset <= row.offset + skipped < offset + length:
+                    at = (row.offset + skipped - self.offset) // chunk_size * fmt.ID_SIZE
+                    yield StoredObject(
+                        pack=self.pack,
+                        id=self.ids[at : at + fmt.ID_SIZE],
+                        offset=row.source_offset + skipped,
+                        stored_length=stored_length,
+                        plain_length=chunk_size,
+                    )
 
 
 class PackContents(ImageSource):

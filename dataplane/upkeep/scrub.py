@@ -177,7 +177,7 @@ class Scrub:
 
     def _work(self, feed: Feed[PackPiece], key: bytes) -> None:
         chunk_size = self._store.chunk_size
-        window = Window(WINDOW_SIZE, chunk_size, key)
+        window = Window(WINDOW_SIZE, chunk_size, key, scan_only=True)
         while (claim := feed.claim()) is not None:
             offset, length = claim.plan.window(claim.index)
             if self._verifies(feed, claim, window):

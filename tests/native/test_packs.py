@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -15,13 +16,18 @@ from dataplane.extent import Extent, ExtentCodec, ExtentKind, unpack_batch
 
 CHUNK_SIZE = 4096
 LENGTHS = st.lists(
-    st.tuples(st.integers(1, CHUNK_SIZE), st.sampled_from([CHUNK_SIZE, CHUNK_SIZE, 100, 32768])), max_size=40
+    st.tuples(
+        st.one_of(st.just(CHUNK_SIZE), st.integers(1, CHUNK_SIZE)),
+        st.sampled_from([CHUNK_SIZE, CHUNK_SIZE, CHUNK_SIZE, 100, 32768]),
+    ),
+    max_size=40,
 )
 
 
 def columns(lengths: list[tuple[int, int]]) -> tuple[bytes, array[int], array[int], array[int]]:
     ids = b"".join(blake3(str(n).encode()) for n in range(len(lengths)))
-    offsets = array("q", [64 + 5000 * n for n in range(len(lengths))])
+    offsets = array("q", accumulate((one[0] for one in lengths), initial=64))
+    offsets.pop()
     return ids, offsets, array("I", [one[0] for one in lengths]), array("I", [one[1] for one in lengths])
 
 
@@ -39,18 +45,21 @@ def test_select_chunks_matches_oracle(lengths: list[tuple[int, int]], chosen: se
             expected_others.append(n)
             continue
         raw = stored[n] == plain[n]
-        rows.append(
-            Extent(
-                offset=(1 << 20) + CHUNK_SIZE * len(rows),
-                length=CHUNK_SIZE,
-                kind=ExtentKind.DATA,
-                codec=ExtentCodec.RAW if raw else ExtentCodec.ZSTD,
-                reader=3,
-                source_offset=offsets[n],
-                source_length=stored[n],
-                decoded_length=0 if raw else CHUNK_SIZE,
-            )
+        row = Extent(
+            offset=(1 << 20) + CHUNK_SIZE * (len(expected_ids) // 32),
+            length=CHUNK_SIZE,
+            kind=ExtentKind.DATA,
+            codec=ExtentCodec.RAW if raw else ExtentCodec.ZSTD,
+            reader=3,
+            source_offset=offsets[n],
+            source_length=stored[n],
+            decoded_length=0 if raw else CHUNK_SIZE,
         )
+        before = rows[-1] if rows else None
+        if raw and before and before.codec == ExtentCodec.RAW and before.source_offset + before.length == offsets[n]:
+            rows[-1] = before._replace(length=before.length + CHUNK_SIZE, source_length=before.length + CHUNK_SIZE)
+        else:
+            rows.append(row)
         expected_ids += ids[32 * n : 32 * n + 32]
     assert (kept, others) == (expected_ids, expected_others)
     assert (list(unpack_batch(batch)) if batch is not None else []) == rows

@@ -111,6 +111,37 @@ def test_sizes_of_two_images_that_share(store: Store) -> None:
     assert (after.unique_size, image_sizes(store, "a").shared_size) == (after.live_size, 0)
 
 
+def count_file_entries(store: Store) -> list[int]:
+    return sorted(int(str(entries)) for (entries,) in store.ledger.query("SELECT entries FROM count_files"))
+
+
+def test_versions_of_a_disk_share_a_count_file(store: Store) -> None:
+    bring(store, "a", [1, 2, 3, 4])
+    (first,) = count_file_entries(store)
+    bring(store, "b", [1, 2, 3, 5])
+    (both,) = count_file_entries(store)
+    assert first < both < 2 * first
+    assert_counts_are_true(store)
+    store.unpin("b")
+    update_counts(store)
+    assert count_file_entries(store) == [first]
+    assert_counts_are_true(store)
+
+
+def test_strangers_have_count_files_of_their_own(store: Store) -> None:
+    bring(store, "a", [1, 2])
+    bring(store, "b", [3, 4])
+    assert len(count_file_entries(store)) == 2
+    assert_counts_are_true(store)
+
+
+def test_a_small_version_does_not_rewrite_a_large_count_file(store: Store) -> None:
+    bring(store, "a", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+    bring(store, "b", [1])
+    assert len(count_file_entries(store)) == 2
+    assert_counts_are_true(store)
+
+
 def test_stat_reads_no_manifest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     bring(store, "a", [1, 2])
     bring(store, "b", [2, 3])
