@@ -1,7 +1,7 @@
 """The fold: digests of chunks twice as large from pairs of digests, so that one reading serves every chunk size; and
 their keys, to be sorted and counted."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
     """
@@ -17,8 +17,15 @@ cdef extern from *:
         memcpy(&first, digest.digest, sizeof first);
         return first;
     }
+
+    /* Return k for 2**(k-1) < count <= 2**k. */
+    static inline int dp_bucket(uint64_t count)
+    {
+        return count < 2 ? 0 : 64 - __builtin_clzll(count - 1);
+    }
     """
     uint64_t dp_digest_of_pair(uint64_t left, uint64_t right) noexcept nogil
+    int dp_bucket(uint64_t count) noexcept nogil
 
 cdef enum:
     DATA_MIN = 2  # 0: nothing was read, 1: read and zero, as in a survey's log
@@ -81,3 +88,26 @@ def gather(const uint64_t[::1] digests not None, int bits, uint64_t image, uint6
     if i < digests.shape[0]:
         raise ValueError(f"more digests than the {keys.shape[0]} keys take")
     return low, high
+
+
+def tally(const uint64_t[::1] keys not None, int64_t[::1] references not None) -> int:
+    """Return how many distinct keys there are of sorted `keys`; releases the GIL.
+
+    To each place k of `references` is added how many of them occur 2**(k-1) + 1 to 2**k times, to the last place those
+    that occur more often too. Raises ValueError when there is no place.
+    """
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t start
+    cdef Py_ssize_t distinct = 0
+    cdef Py_ssize_t last = references.shape[0] - 1
+    if last < 0:
+        raise ValueError("no place for references")
+    with nogil:
+        while i < keys.shape[0]:
+            start = i
+            i += 1
+            while i < keys.shape[0] and keys[i] == keys[start]:
+                i += 1
+            distinct += 1
+            references[min(last, <Py_ssize_t> dp_bucket(i - start))] += 1
+    return distinct

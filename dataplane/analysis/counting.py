@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dataplane.analysis.arrays import np
 from dataplane.dataclass import dataclass
-from dataplane.engine.fold import gather
+from dataplane.engine.fold import gather, tally
 from dataplane.engine.survey import BLOCK_ZERO
 from dataplane.errors import UsageError
 from dataplane.hints import TYPE_CHECKING
@@ -71,9 +71,6 @@ class ChunkCounts:
 
     def add(self, groups: Occurrences, bits: int) -> None:
         """Add groups, with all images of a digest together."""
-        if len(self.chunks) == 1:
-            self._add_of_one(groups)
-            return
         images = (groups.keys & np.uint64((1 << bits) - 1)).astype(np.int64)
         digests = groups.keys >> np.uint64(bits)
         starts = run_starts(digests)
@@ -90,16 +87,6 @@ class ChunkCounts:
             here = np.zeros(len(starts), dtype=bool)
             here[group_of[images == image]] = True
             self.shared[image] += np.bincount(images[here[group_of]], minlength=size)
-
-    def _add_of_one(self, groups: Occurrences) -> None:
-        """Add the groups of the only image: each is a distinct chunk."""
-        count = len(groups.keys)
-        self.chunks += int(groups.counts.sum())
-        self.distinct += count
-        self.only_here += count
-        self.total_distinct += count
-        self.shared += count
-        self._add_references(groups.counts)
 
     def _add_references(self, totals: Counts) -> None:
         """Note how often some distinct chunks occur; nearly all of them once."""
@@ -175,6 +162,12 @@ def count_keys(keys: Digests, images: int) -> ChunkCounts:
     """Return the counts of sorted keys."""
     bits = image_bits(images)
     counts = ChunkCounts.none(images)
+    if images == 1:
+        counts.total_distinct = tally(keys.data, counts.references.data)
+        counts.chunks += len(keys)
+        for each in (counts.distinct, counts.only_here, counts.shared):
+            each += counts.total_distinct
+        return counts
     for groups in grouped(keys, bits):
         counts.add(groups, bits)
     return counts

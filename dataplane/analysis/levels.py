@@ -15,6 +15,9 @@ from dataplane.extent import WINDOW_SIZE
 from dataplane.hints import TYPE_CHECKING
 from dataplane.limits import PAGE_CHUNKS
 
+FIND_DIGESTS = 1 << 16
+"""Digests that are searched together: bounds the memory beside them."""
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -40,12 +43,13 @@ class Occupancy:
             return
         self.chunks += count
         self.data_size += count * chunk_size
-        row, place = divmod(int(np.flatnonzero(used.reshape(-1))[-1]), level.shape[1])
-        end = int(log.offsets[row]) + (place + 1) * chunk_size
+        rows = np.flatnonzero(used.any(axis=1))
+        place = int(np.flatnonzero(used[rows[-1]])[-1])
+        end = int(log.offsets[rows[-1]]) + (place + 1) * chunk_size
         self.data_size -= max(0, end - virtual_size)
         span = chunk_size * PAGE_CHUNKS
         if span >= WINDOW_SIZE:
-            pages = np.unique(log.offsets[used.any(axis=1)] // span)
+            pages = np.unique(log.offsets[rows] // span)
         else:
             raise ValueError(f"pages of {span} bytes are smaller than a window")
         self.pages += len(pages) - int(pages[0] == self._last_page)
@@ -117,12 +121,16 @@ def find_first(logs: Sequence[BlockLog], levels: Sequence[Digests], size: int, d
     """Return, for each disk, the offsets at which `digests` (ascending) are met first of all disks."""
     bits = np.uint64(image_bits(len(logs)))
     found = np.zeros(len(digests), dtype=bool)
+    # Few are anywhere near: from `least` on, `span` values.
+    least = max(int(digests[0]) << int(bits), BLOCK_ZERO + 1) if len(digests) else 0
+    span = ((int(digests[-1]) + 1) << int(bits)) - 1 - least if len(digests) else 0
     picks = []
     for log, level in zip(logs, levels, strict=True):
         offsets = []
-        for start in range(0, len(level) if len(digests) else 0, 64):
-            flat = level[start : start + 64].reshape(-1)
-            near = np.flatnonzero((flat > BLOCK_ZERO) & (flat >> bits >= digests[0]) & (flat >> bits <= digests[-1]))
+        rows = max(1, FIND_DIGESTS // level.shape[1])
+        for start in range(0, len(level) if len(digests) else 0, rows):
+            flat = level[start : start + rows].reshape(-1)
+            near = np.flatnonzero(flat - np.uint64(least) <= np.uint64(span))  # what is less wraps around
             values, first = unique_first(flat[near] >> bits)
             at = np.searchsorted(digests, values)
             hit = (digests[at] == values) & ~found[at]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dataplane._native.fold import fold, gather
+from dataplane._native.fold import fold, gather, tally
 
-__all__ = ["fold", "gather"]
+__all__ = ["fold", "gather", "tally"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.engine.fold import fold, gather
+from dataplane.engine.fold import fold, gather, tally
 from tests.oracles import fold as oracle
 
 VALUES = st.one_of(st.integers(0, 3), st.integers(0, (1 << 64) - 1))
@@ -60,3 +60,19 @@ def test_keys_have_to_fit() -> None:
     for low, high in ((-1, 2), (0, 3), (2, 1)):
         with pytest.raises(ValueError, match="no places"):
             gather(array("Q", [5]), 0, 0, room, low, high)
+
+
+@given(st.lists(st.tuples(VALUES, st.integers(1, 40)), max_size=20), st.integers(1, 8))
+def test_tally_matches_oracle(runs: list[tuple[int, int]], buckets: int) -> None:
+    values = sorted(value for value, count in runs for _ in range(count))
+    references = array("q", bytes(8 * buckets))
+    distinct = tally(array("Q", values), references)
+    assert (distinct, references.tolist()) == oracle.tally(values, buckets)
+
+
+def test_tally_adds_and_needs_a_place() -> None:
+    references = array("q", [5])
+    assert tally(array("Q", [3, 3, 4]), references) == 2
+    assert references.tolist() == [7]
+    with pytest.raises(ValueError, match="no place"):
+        tally(array("Q"), array("q"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from collections import Counter
 from collections.abc import Sequence
 
 import xxhash
@@ -34,3 +36,11 @@ def fold(children: Sequence[int]) -> list[int]:
 def keys(digests: Sequence[int], bits: int, image: int) -> list[int]:
     """Return the key of each digest that stands for data."""
     return [digest >> bits << bits | image for digest in digests if digest > 1]
+
+
+def tally(keys: Sequence[int], buckets: int) -> tuple[int, list[int]]:
+    """Return how many distinct keys there are, and how many occur 1, 2, 3-4, 5-8, ... times."""
+    references = [0] * buckets
+    for count in Counter(keys).values():
+        references[min(buckets - 1, math.ceil(math.log2(count)))] += 1
+    return len(set(keys)), references
