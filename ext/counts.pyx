@@ -10,8 +10,12 @@ from dataplane._native.runs cimport Run
 
 from dataplane._native.runs import RunCorrupt
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void* place) noexcept nogil
+
 cdef enum:
     ID_SIZE = 32
+    AHEAD = 16  # so many ids later what is being fetched of the filters is looked at
 
 cdef uint8_t[32] ZERO_ID
 
@@ -75,11 +79,22 @@ class Change:
         self.missing = missing
 
 
+cdef void fetch_filters(list runs, const uint8_t* id):
+    """Have fetched what the filters of runs will be asked for `id`: in large ones each look waits for memory."""
+    cdef Py_ssize_t r
+    cdef Run run
+    for r in range(<Py_ssize_t> len(runs)):
+        run = <Run?> runs[r]
+        if run.entry_count:
+            prefetch(run.filter_block(id))
+
+
 def count_chunks(const uint8_t[::1] ids not None, counts: list[Run], index: list[Run], uint64_t number,
                  bint leaving) -> Change:
     """Return what changes when root `number` begins to use chunks (sorted distinct ids), or with `leaving` ceases to.
 
-    `counts` are count files that together say who uses what now, `index` the runs that know the chunks' sizes. Raises
+    `counts` are count files that together say who uses what now, `index` the runs that know the chunks' sizes; the last
+    is asked first, since what nobody has counted is mostly in the newest, and they come in order of size. Raises
     ValueError when `ids` is not a whole number of ids or a root leaves a chunk that nobody uses, RunCorrupt when a
     block is damaged; its index counts through `counts`, then `index`.
     """
@@ -103,6 +118,8 @@ def count_chunks(const uint8_t[::1] ids not None, counts: list[Run], index: list
     cdef bytearray entries = bytearray(count * ENTRY_SIZE)
     for i in range(count):
         id = &ids[ID_SIZE * i]
+        if i + AHEAD < count:
+            fetch_filters(counts, id + ID_SIZE * AHEAD)
         made = <dp_count_entry*> (<char*> entries) + i
         memcpy(made.id, id, ID_SIZE)
         before.roots = 0
@@ -119,7 +136,7 @@ def count_chunks(const uint8_t[::1] ids not None, counts: list[Run], index: list
                 known = True
         if not known:
             entry = NULL
-            for r in range(<Py_ssize_t> len(index)):
+            for r in range(<Py_ssize_t> len(index) - 1, -1, -1):
                 entry = (<Run?> index[r]).find(id, &bad)
                 if bad >= 0:
                     raise RunCorrupt(<Py_ssize_t> len(counts) + r, bad)
