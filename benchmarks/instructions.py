@@ -91,6 +91,42 @@ def fold_digests() -> Work:
     return work
 
 
+def tally_keys() -> Work:
+    """262,144 sorted keys, some of them twice, counted."""
+    from dataplane.engine.fold import tally
+
+    some = array("Q", random.Random(3).randbytes(7 << 18)).tolist()
+    keys, references = array("Q", sorted(some + some[: 1 << 15])), array("q", bytes(192))
+    return lambda: tally(keys, references)
+
+
+def count_ids() -> Work:
+    """100,000 ids counted, half of them in a count file and half only in the index."""
+    from dataplane.engine.counts import count_chunks
+    from dataplane.engine.run_builder import RunBuilder, build_filter
+    from dataplane.engine.runs import Run
+    from dataplane.store import format as fmt
+    from dataplane.store.runs import open_run
+
+    count = 50_000
+    ids = random.Random(4).randbytes(64 * count)
+    some, everything = (
+        b"".join(sorted(ids[at : at + 32] for at in range(0, end, 32))) for end in (32 * count, len(ids))
+    )
+
+    def run(entries: bytes) -> Run:
+        layout = fmt.RunLayout.plan(1, len(entries) // fmt.RUN_ENTRY_SIZE)
+        filter_bits = bytes(build_filter(entries, layout.filter_blocks))
+        data = memoryview(fmt.build_run(layout, [bytes(32)], filter_bits, entries))
+        return open_run(data, fmt.parse_run(data, "the run")[0], bytes(1))
+
+    builder, lengths = RunBuilder(), array("I", [64]) * (2 * count)
+    builder.add(0, 32, ids, lengths, lengths)
+    index = run(builder.finish())
+    counts = run(count_chunks(some, [], [index], 3, False).entries)
+    return lambda: count_chunks(everything, [counts], [index], 7, False)
+
+
 def claim_digests() -> Work:
     """100,000 digests claimed in an empty table."""
     from dataplane.engine.scan import ChunkState
@@ -185,6 +221,8 @@ CASES: dict[str, Callable[[], Work]] = {
         scan_zeros,
         search_gear,
         fold_digests,
+        tally_keys,
+        count_ids,
         claim_digests,
         look_up_ids,
         encode_chunks,

@@ -115,7 +115,8 @@ cdef bint keep(uint8_t** target, const uint8_t* bytes, Py_ssize_t length) noexce
     target[0] = <uint8_t*> malloc(length + 1)
     if target[0] == NULL:
         return False
-    memcpy(target[0], bytes, length)
+    if length:  # without any there may be no bytes to point to
+        memcpy(target[0], bytes, length)
     return True
 
 
@@ -237,5 +238,5 @@ def check_window(Window window not None):
     if window.chunk_size != PIECE_BLOCK or window.size < PIECE_WINDOW_MIN:
         raise ValueError(f"pieces are cut from windows of {PIECE_WINDOW_MIN} bytes or more with blocks of "
                          f"{PIECE_BLOCK}, not {window.size} with {window.chunk_size}")
-    if window.scan_only:
+    if window.scanning:
         raise ValueError("pieces are cut from windows that keep what they read, not from one that only scans")

@@ -59,8 +59,8 @@ cdef class Window:
 
     `size` is a power of two and a multiple of `chunk_size`. With a 32-byte `key` digests are keyed BLAKE3-256,
     without one XXH3-128. Used by one thread at a time; `plain`, `digests` and `states` are views of memory that the
-    next ``load`` overwrites. With `scan_only` there is no `plain`: what lies in the page cache is scanned there, where
-    that is quicker (`mapped_bytes` so far). After ``load``: `offset`, `length` (bytes of the disk), `chunk_count`,
+    next ``load`` overwrites. While `scan_only` is set, what lies in the page cache is scanned there, where that is quicker
+    (`mapped_bytes` so far); there is no `plain` when a ``load`` has done so (`in_place`). After ``load``: `offset`, `length` (bytes of the disk), `chunk_count`,
     `data_chunks`, `zero_chunks` (read and found zero), `data_bytes` (chunks that are not zero, clipped to the end of
     the disk) and `read_bytes` (from the source).
     """
@@ -81,22 +81,34 @@ cdef class Window:
         self._digests = aligned(size // chunk_size * self.digest_size)
         self._states = aligned(size // chunk_size)
         self.decoder = Decoder()
-        self.scan_only = scan_only
         self.pace[COPIED] = self.pace[MAPPED] = 1.0
-        if scan_only:
-            dp_mapping_begin()
+        self.set_scanning(scan_only)
 
     def __dealloc__(self):
         free(self.encoded)
         free(self.decoded)
         dp_unmap(&self.mapping)
 
+    cdef void set_scanning(self, bint scanning):
+        self.scanning = scanning
+        if scanning:
+            dp_mapping_begin()
+
+    @property
+    def scan_only(self) -> bool:
+        """Whether the next ``load`` may scan without keeping what it reads."""
+        return self.scanning
+
+    @scan_only.setter
+    def scan_only(self, bint scanning):
+        self.set_scanning(scanning)
+
     @property
     def plain(self) -> memoryview:
         """The decoded bytes of the window's chunks; chunks that are ABSENT hold anything. Raises ValueError when the
-        window only scans."""
-        if self.scan_only:
-            raise ValueError("a window that only scans does not keep what it reads")
+        last ``load`` was `in_place`."""
+        if self.in_place:
+            raise ValueError("the window was scanned where it lies, and what was read is not kept")
         return memoryview(self._plain)[: self.chunk_count * self.chunk_size]
 
     @property
@@ -180,6 +192,8 @@ cdef class Window:
         cdef bint loaded
         cdef PlanWindow place
         cdef const int* descriptors
+        if self.scanning:
+            raise ValueError("a window that only scans does not keep what it reads")
         if plan.window_count != 1 or plan.reader_max >= fds.shape[0]:
             raise ValueError(f"a plan of {plan.window_count} windows that names reader {plan.reader_max} "
                              f"does not fit one target and {fds.shape[0]} readers")
@@ -243,6 +257,7 @@ cdef class Window:
         self.filled = 0
         self.scanned = 0
         self.read_bytes = 0
+        self.in_place = False
         memset(&self._states[0], ABSENT, self.chunk_count)
         memset(&self._digests[0], 0, self.chunk_count * self.digest_size)
         for i in range(window.first, window.last):
@@ -254,7 +269,7 @@ cdef class Window:
             if start >= stop:
                 continue
             self.open_at(start)
-            if row.codec == RAW and self.scan_only and fds[row.reader] >= 0 and stop - start >= MAPPED_MIN \
+            if row.codec == RAW and self.scanning and fds[row.reader] >= 0 and stop - start >= MAPPED_MIN \
                     and start % self.chunk_size == 0:
                 copied = self.read_raw(row, start, stop, fds[row.reader])
             elif row.codec == RAW:
@@ -352,6 +367,7 @@ cdef class Window:
             return 0
         self.filled = start + length
         self.scanned = first + count
+        self.in_place = True
         self.read_bytes += length
         self.mapped_bytes += length
         return length

@@ -52,7 +52,8 @@ cdef class Window:
     cdef int64_t decoded_reader
     cdef int64_t decoded_source
     cdef int64_t decoded_length
-    cdef bint scan_only
+    cdef bint scanning
+    cdef readonly bint in_place
     cdef dp_mapping mapping
     cdef readonly int64_t mapped_bytes
     cdef int trials
@@ -61,6 +62,7 @@ cdef class Window:
     cdef int64_t filled
     cdef Py_ssize_t scanned
     cdef Failure failure
+    cdef void set_scanning(self, bint scanning)
     cdef int prepare(self, Plan plan) except -1
     cdef bint fill(self, const ExtentRow* rows, PlanWindow window, const int* fds, const Staged* staged) noexcept nogil
     cdef bint copy_raw(self, const ExtentRow* row, int64_t start, int64_t stop, int fd,

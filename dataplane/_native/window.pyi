@@ -27,6 +27,8 @@ class Window:
     data_bytes: int
     read_bytes: int
     mapped_bytes: int
+    in_place: bool
+    scan_only: bool
     def __init__(
         self, size: int, chunk_size: int, key: ReadableBuffer | None = None, *, scan_only: bool = False
     ) -> None: ...

@@ -8,6 +8,7 @@ from array import array
 from dataplane.engine.codec import CodecProfile, Encoder
 from dataplane.engine.scan import DIGEST_SIZE, ChunkState, blake3
 from dataplane.engine.window import Window
+from dataplane.errors import SourceUnavailable
 from dataplane.extent import WINDOW_SIZE
 from dataplane.hints import Protocol
 from dataplane.image_source import ImageSource
@@ -18,6 +19,10 @@ from dataplane.ingest.feed import Claim, Feed
 from dataplane.ingest.gate import Gate
 from dataplane.ingest.progress import Progress
 from dataplane.store.manifest import ManifestBuilder
+
+KNOWN_WINDOWS = 8
+"""After so many windows without a new chunk the next ones are scanned without being copied. One that does hold a new
+chunk is then read twice, which costs six times what a copy does."""
 
 
 class Sink(Protocol):
@@ -44,6 +49,19 @@ class Keeper(Protocol):
 
         `storage_size` is the stored bytes of the distinct chunks that it names.
         """
+
+
+class Hands:
+    """What one thread works with. `known` counts the windows since the last one that held a new chunk."""
+
+    def __init__(self, chunk_size: int, key: bytes, level: int | None) -> None:
+        count = WINDOW_SIZE // chunk_size
+        self.window = Window(WINDOW_SIZE, chunk_size, key)
+        self.encoder = Encoder(level)
+        self.encoded = memoryview(bytearray(WINDOW_SIZE))
+        self.ids = memoryview(bytearray(count * DIGEST_SIZE))
+        self.lengths = memoryview(array("I", bytes(4 * count)))
+        self.known = 0
 
 
 class Pipeline:
@@ -107,36 +125,49 @@ class Pipeline:
             self._position = offset + WINDOW_SIZE
 
     def _work(self) -> None:
-        chunk_count = WINDOW_SIZE // self._chunk_size
-        window = Window(WINDOW_SIZE, self._chunk_size, self._key)
-        encoder = Encoder(self._codec.level)
-        encoded = memoryview(bytearray(WINDOW_SIZE))
-        ids = memoryview(bytearray(chunk_count * DIGEST_SIZE))
-        lengths = memoryview(array("I", bytes(4 * chunk_count)))
-        while self._work_on_one(window, encoder, encoded, ids, lengths):
+        hands = Hands(self._chunk_size, self._key, self._codec.level)
+        while self._work_on_one(hands):
             if self._keeper is not None and self._keeper.is_due():
                 self._keep(self._keeper)
 
-    def _work_on_one(
-        self, window: Window, encoder: Encoder, encoded: memoryview, ids: memoryview, lengths: memoryview
-    ) -> bool:
-        """Claim a window and work on it, with the buffers of this thread; False when there is none left."""
+    def _work_on_one(self, hands: Hands) -> bool:
+        """Claim a window and work on it; False when there is none left."""
         with self._gate.passing():
             claim = self._feed.claim()
             if claim is None:
                 return False
+            window = hands.window
+            window.scan_only = hands.known >= KNOWN_WINDOWS and claim.slab is None
             self._feed.load(claim, window)
             states = window.states
             distinct = self._table.claim(window.digests, states)
             stored, stored_bytes = self._sink.mark_stored(window.digests, states) if distinct else (0, 0)
             made, used = 0, 0
+            hands.known += 1
             if distinct > stored:
-                made, used = encoder.encode(
-                    window.plain, self._chunk_size, window.digests, states, encoded, ids, lengths
+                hands.known = 0
+                if window.in_place:
+                    self._load_again(claim, window)
+                made, used = hands.encoder.encode(
+                    window.plain, self._chunk_size, window.digests, states, hands.encoded, hands.ids, hands.lengths
                 )
-                self._sink.append(ids[: made * DIGEST_SIZE], lengths[:made], self._chunk_size, encoded[:used])
+                self._sink.append(
+                    hands.ids[: made * DIGEST_SIZE], hands.lengths[:made], self._chunk_size, hands.encoded[:used]
+                )
             self._finish(claim, window, distinct, made, stored_bytes + used, used)
         return True
+
+    def _load_again(self, claim: Claim[None], window: Window) -> None:
+        """Have the bytes of a window that was scanned where it lies, which holds a chunk to be stored after all."""
+        digests, states = bytes(window.digests), bytes(window.states)
+        window.scan_only = False
+        self._feed.load(claim, window)
+        if window.first_mismatch(digests) >= 0:
+            raise SourceUnavailable(
+                f"the source changed between {window.offset} and {window.offset + window.length} while it was read; try"
+                " again when it is at rest"
+            )
+        window.states[:] = states
 
     def _keep(self, keeper: Keeper) -> None:
         """Hand over what is done so far. Windows under way are waited for: then all before the next claim is done."""

@@ -71,12 +71,32 @@ def test_mapped_is_copied(
     assert copying.mapped_bytes == 0
 
 
-def test_windows_that_only_scan_keep_nothing() -> None:
+def test_windows_that_only_scan_keep_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content(1, 4 * MIB))
+    plan, window = plan_of(4 * MIB, 0), Window(WINDOW, 4 * KIB, scan_only=True)
+    with open(path, "rb") as file:
+        for index in range(4):
+            before = window.mapped_bytes
+            window.load(plan, index, array("i", [file.fileno()]))
+            assert window.in_place == (window.mapped_bytes > before)
+            if not window.in_place:
+                assert bytes(window.plain) == path.read_bytes()[index * WINDOW : (index + 1) * WINDOW]
+                continue
+            with pytest.raises(ValueError, match="not kept"):
+                _ = window.plain
+        assert window.mapped_bytes > 0
+        window.scan_only = False
+        window.load(plan, 3, array("i", [file.fileno()]))
+        assert bytes(window.plain) == path.read_bytes()[3 * WINDOW :]
+
+
+def test_what_needs_the_bytes_refuses_windows_that_only_scan() -> None:
     window = Window(4 * MIB, 4 * KIB, scan_only=True)
     with pytest.raises(ValueError, match="only scans"):
-        _ = window.plain
-    with pytest.raises(ValueError, match="only scans"):
         PieceRows(1).note_window(0, window)
+    with pytest.raises(ValueError, match="only scans"):
+        window.load_into(plan_of(4 * KIB, 0), array("i", [0]), bytearray(4 * KIB))
 
 
 def test_what_is_not_in_the_cache_is_copied(tmp_path: Path) -> None:
