@@ -59,10 +59,10 @@ cdef class Window:
 
     `size` is a power of two and a multiple of `chunk_size`. With a 32-byte `key` digests are keyed BLAKE3-256,
     without one XXH3-128. Used by one thread at a time; `plain`, `digests` and `states` are views of memory that the
-    next ``load`` overwrites. While `scan_only` is set, what lies in the page cache is scanned there, where that is quicker
-    (`mapped_bytes` so far); there is no `plain` when a ``load`` has done so (`in_place`). After ``load``: `offset`, `length` (bytes of the disk), `chunk_count`,
-    `data_chunks`, `zero_chunks` (read and found zero), `data_bytes` (chunks that are not zero, clipped to the end of
-    the disk) and `read_bytes` (from the source).
+    next ``load`` overwrites. While `scan_only` is set, what lies in the page cache is scanned there, where that is
+    quicker (`mapped_bytes` so far); there is no `plain` when a ``load`` has done so (`in_place`). After ``load``:
+    `offset`, `length` (bytes of the disk), `chunk_count`, `data_chunks`, `zero_chunks` (read and found zero),
+    `data_bytes` (chunks that are not zero, clipped to the end of the disk) and `read_bytes` (from the source).
     """
 
     def __cinit__(self, Py_ssize_t size, Py_ssize_t chunk_size, const uint8_t[::1] key=None, *,
