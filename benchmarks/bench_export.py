@@ -6,14 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
 from benchmarks import inputs
-from benchmarks.beside import THREADS, Beside, Goal
+from benchmarks.beside import THREADS, Beside, Goal, on_threads
 from benchmarks.conftest import read_anew
 from benchmarks.decoding import DecodeAlone
+from dataplane.engine.blockio import write_ranges
+from dataplane.extent import WINDOW_SIZE
 from dataplane.ingest.exporting import export_image, export_stream
 from dataplane.store.store import Store
 
@@ -60,6 +63,45 @@ def test_export(beside: Beside, store: Store, options: dict[str, object]) -> Non
         goal=RAW_GOAL if options == {"sync": False} else None, rounds=7, before=exports.renew,
     )  # fmt: skip
     exports.renew()
+
+
+class Writing:
+    """Writes so many bytes from memory into a new file on two threads, a window at a time, and waits for no disk."""
+
+    def __init__(self, target: Path, size: int) -> None:
+        self._target = target
+        self._size = size
+        self._windows = [memoryview(os.urandom(WINDOW_SIZE)) for _ in range(THREADS)]
+
+    def __call__(self) -> None:
+        """Write everything once."""
+        starts = iter(range(0, self._size, WINDOW_SIZE))
+        with self._target.open("wb") as file:
+
+            def write(number: int) -> None:
+                for start in starts:
+                    rows = array("q", (start, min(WINDOW_SIZE, self._size - start), 0))
+                    write_ranges(file.fileno(), memoryview(rows).cast("B").cast("q", (1, 3)), self._windows[number])
+
+            on_threads(write)
+
+
+def test_export_bound(beside: Beside, store: Store) -> None:
+    """What decoding, hashing and then writing leave of decoding and hashing alone: no export to a file is quicker."""
+    target = store.path.parent / "out"
+    alone = DecodeAlone(store, "disk")
+    writing = Writing(target, alone.size)
+
+    def halves() -> None:
+        alone()
+        writing()
+
+    def renew() -> None:
+        target.unlink(missing_ok=True)
+        os.sync()
+
+    beside(halves, alone, named="zstd + BLAKE3, 2 threads", size=alone.size, rounds=7, before=renew)
+    renew()
 
 
 def test_export_stream(beside: Beside, store: Store) -> None:
