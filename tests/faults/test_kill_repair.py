@@ -24,6 +24,10 @@ HARM: dict[str, Callable[[Path], object]] = {
 SLICE = 3
 """In `make test` every repair is killed at so many points, evenly spread."""
 
+TRIES = 4
+"""A repair that finds the folder of a pack there already, whose name is random, has two calls fewer than one that does
+not: it may be through before one of the last calls of the other."""
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,8 +48,12 @@ def kill_everywhere(
     step = 1 if points is None else max(1, total // points)
     for at in range(1, total + 1, step):
         planned = Fault(mode=fault.mode, at=at, kinds=fault.kinds)
-        calls = repair_killed(forker, template, folder / str(at), harm, planned)
-        assert len(calls) == at, "it was through before it was killed"
+        for _ in range(TRIES):
+            calls = repair_killed(forker, template, folder / str(at), harm, planned)
+            if len(calls) == at:
+                break
+        else:
+            raise AssertionError(f"{TRIES} times it was through before call {at}, when it was to be killed")
     return len(range(1, total + 1, step))
 
 
