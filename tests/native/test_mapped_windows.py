@@ -99,6 +99,23 @@ def test_what_needs_the_bytes_refuses_windows_that_only_scan() -> None:
         window.load_into(plan_of(4 * KIB, 0), array("i", [0]), bytearray(4 * KIB))
 
 
+def test_a_descriptor_that_stands_for_another_file_is_another_file(tmp_path: Path) -> None:
+    plan, scanning, copying = plan_of(4 * MIB, 0), Window(WINDOW, 4 * KIB, scan_only=True), Window(WINDOW, 4 * KIB)
+    numbers = set()
+    for seed in range(3):
+        path = tmp_path / str(seed)
+        path.write_bytes(content(seed, 4 * MIB))
+        with open(path, "rb") as file:
+            numbers.add(file.fileno())
+            before = scanning.mapped_bytes
+            for index in range(4):
+                for window in (scanning, copying):
+                    window.load(plan, index, array("i", [file.fileno()]))
+                assert bytes(scanning.digests) == bytes(copying.digests)
+            assert scanning.mapped_bytes > before
+    assert len(numbers) == 1
+
+
 def test_what_is_not_in_the_cache_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "cold"
     path.write_bytes(content(1, 8 * MIB))

@@ -24,10 +24,13 @@ from tests.disks import KIB, MIB, disk_bytes, write_sparse
 CHUNK_SIZE = 16 * KIB
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store with images ``a`` and ``b``, which share a third of their chunks, and ``c`` of another domain."""
-    store = Store.create(tmp_path / "store", chunk_size=CHUNK_SIZE)
+@pytest.fixture(params=["zstd:1", "none"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+    """A store with images ``a`` and ``b``, which share a third of their chunks, and ``c`` of another domain.
+
+    Uncompressed, neighbours in a pack are read as one extent and scanned where they lie.
+    """
+    store = Store.create(tmp_path / "store", chunk_size=CHUNK_SIZE, codec=request.param)
     first = disk_bytes(5 * MIB, seed=1)
     disks = {"a": first, "b": first[: 2 * MIB] + disk_bytes(3 * MIB, seed=2), "c": disk_bytes(MIB, seed=3)}
     for name, data in disks.items():
